@@ -1,0 +1,4 @@
+//! The CollabBlocks server as a library.
+
+pub mod runtime;
+pub mod shard;

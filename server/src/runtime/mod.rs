@@ -1,0 +1,1 @@
+//! Runtimes: whoever owns a shard, feeds it events and carries out its effects.
