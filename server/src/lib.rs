@@ -1,4 +1,7 @@
 //! The CollabBlocks server as a library.
 
+pub mod control;
+pub mod dialect;
+pub mod edge;
 pub mod runtime;
 pub mod shard;
