@@ -1,4 +1,5 @@
 //! The CollabBlocks server as a library.
 
+pub mod config;
 pub mod runtime;
 pub mod shard;
