@@ -13,18 +13,26 @@ pub(super) struct Asset {
     bytes: &'static [u8],
 }
 
-const ASSETS: &[Asset] = &[
-    Asset { path: "/", kind: "text/html; charset=utf-8", bytes: include_bytes!("../../page/index.html") },
-    Asset {
-        path: "/assets/page.js",
-        kind: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../page/assets/page.js"),
-    },
-    Asset { path: "/assets/page.css", kind: "text/css; charset=utf-8", bytes: include_bytes!("../../page/assets/page.css") },
-];
+macro_rules! assets {
+    ($($path:literal: $file:literal, $kind:literal;)*) => {
+        &[$(Asset { path: $path, kind: $kind, bytes: include_bytes!(concat!("../../page/", $file)) },)*]
+    };
+}
 
-/// The page's own scripts and styles, sockets to this host, nothing else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const ASSETS: &[Asset] = assets! {
+    "/": "index.html", "text/html; charset=utf-8";
+    "/favicon.svg": "favicon.svg", "image/svg+xml";
+    "/assets/page.js": "assets/page.js", "text/javascript; charset=utf-8";
+    "/assets/index.css": "assets/index.css", "text/css; charset=utf-8";
+    "/assets/licenses.txt": "assets/licenses.txt", "text/plain; charset=utf-8";
+    "/assets/fonts-license.txt": "assets/fonts-license.txt", "text/plain; charset=utf-8";
+    "/assets/newsreader-latin-wght-italic.woff2": "assets/newsreader-latin-wght-italic.woff2", "font/woff2";
+    "/assets/newsreader-latin-wght-normal.woff2": "assets/newsreader-latin-wght-normal.woff2", "font/woff2";
+    "/assets/schibsted-grotesk-latin-wght-normal.woff2": "assets/schibsted-grotesk-latin-wght-normal.woff2", "font/woff2";
+};
+
+/// Keeps the page out of other pages' frames; what it may load stands in the page itself.
+const POLICY: &str = "frame-ancestors 'none'";
 
 pub(super) fn asset(path: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.path == path)
@@ -37,4 +45,29 @@ pub(super) fn response_of(asset: &'static Asset) -> Response<Full<Bytes>> {
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn every_file_of_the_bundle_is_served() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("page");
+        let mut files = Vec::new();
+        for folder in ["", "assets"] {
+            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    files.push(format!("/{}", path.strip_prefix(&root).unwrap().display()));
+                }
+            }
+        }
+        assert_eq!(files.len(), ASSETS.len(), "{files:?}");
+        for file in files {
+            let path = if file == "/index.html" { "/" } else { &file };
+            assert!(asset(path).is_some(), "{path}");
+        }
+    }
 }

@@ -16,6 +16,8 @@ pub struct ShardConfig {
     pub access: Access,
     /// Bounds on what clients may do.
     pub limits: SessionLimits,
+    /// Bounds on what they send.
+    pub guard: collabblocks_storage_engine::Limits,
 }
 
 /// Who may connect, as long as nothing authenticates.

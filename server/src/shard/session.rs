@@ -266,7 +266,7 @@ impl Shard {
     }
 
     fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
-        let entries = match guard::awareness(states, &self.config.awareness) {
+        let entries = match guard::awareness(states, &self.config.guard) {
             Ok(entries) => entries,
             Err(refusal) => return self.on_refusal(now, id, &refusal),
         };
@@ -280,7 +280,7 @@ impl Shard {
                 }
                 session.clients.push(entry.client);
             }
-            match self.room(room_id).presence.apply(id, entry.client, entry.clock, entry.state) {
+            match self.room(room_id).presence.apply(id, entry.client, entry.clock, entry.state.map(str::as_bytes)) {
                 Verdict::Taken => {
                     self.stats.presence_states += 1;
                     self.touch_room(room_id);
