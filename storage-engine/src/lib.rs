@@ -9,4 +9,4 @@ mod room_doc;
 
 pub use engine::*;
 pub use guard::{Limits, Refusal};
-pub use room_doc::{Applied, RoomDoc};
+pub use room_doc::{Applied, RoomDoc, split_update};
