@@ -45,7 +45,7 @@ pub struct SessionLimits {
     /// Bytes of a room name.
     pub room_name_bytes_max: usize,
     /// Clients whose presence one session may own.
-    pub presence_per_session_max: usize,
+    pub awareness_clients_max: usize,
     /// Bytes kept for the sessions of a room that are behind, before they get a diff instead.
     pub queue_soft_bytes: usize,
     /// Bytes waiting for one connection before it is closed.
@@ -77,7 +77,7 @@ impl Default for SessionLimits {
             http_head_timeout: Duration::from_secs(10),
             frame_bytes_max: (32 << 20) + (64 << 10),
             room_name_bytes_max: 512,
-            presence_per_session_max: 64,
+            awareness_clients_max: 64,
             queue_soft_bytes: 1 << 20,
             queue_hard_bytes: 64 << 20,
             slow_reader_timeout: Duration::from_secs(30),

@@ -11,7 +11,7 @@ const GONE_MAX: usize = 4096;
 
 #[derive(Debug)]
 struct Entry {
-    clock: u64,
+    clock: u32,
     /// JSON; `None` when the client is gone.
     state: Option<Box<[u8]>>,
     /// The connection that last raised the clock, while it lives.
@@ -43,7 +43,7 @@ pub struct Presence {
 
 impl Presence {
     /// Takes one client's state, `None` for its removal, from a connection.
-    pub fn apply(&mut self, from: ConnId, client: u64, clock: u64, state: Option<&[u8]>) -> Verdict {
+    pub fn apply(&mut self, from: ConnId, client: u64, clock: u32, state: Option<&[u8]>) -> Verdict {
         let version = self.version + 1;
         match self.entries.get_mut(&client) {
             None => {
@@ -155,7 +155,7 @@ impl Presence {
 }
 
 /// Appends an awareness update that says that one client was removed.
-pub fn removal(client: u64, clock: u64, out: &mut Vec<u8>) {
+pub fn removal(client: u64, clock: u32, out: &mut Vec<u8>) {
     write_uint(1, out);
     write_parts(client, clock, None, out);
 }
@@ -164,10 +164,10 @@ fn write_entry(client: u64, entry: &Entry, out: &mut Vec<u8>) {
     write_parts(client, entry.clock, entry.state.as_deref(), out);
 }
 
-fn write_parts(client: u64, clock: u64, state: Option<&[u8]>, out: &mut Vec<u8>) {
+fn write_parts(client: u64, clock: u32, state: Option<&[u8]>, out: &mut Vec<u8>) {
     let state = state.unwrap_or(b"null");
     write_uint(client, out);
-    write_uint(clock, out);
+    write_uint(u64::from(clock), out);
     write_uint(state.len() as u64, out);
     out.extend_from_slice(state);
 }

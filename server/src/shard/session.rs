@@ -270,7 +270,7 @@ impl Shard {
             Ok(entries) => entries,
             Err(refusal) => return self.on_refusal(now, id, &refusal),
         };
-        let max = self.config.limits.presence_per_session_max;
+        let max = self.config.limits.awareness_clients_max;
         for entry in entries {
             let Some(session) = self.session(id) else { return };
             if !session.clients.contains(&entry.client) && entry.state.is_some() {

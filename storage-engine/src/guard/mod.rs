@@ -62,7 +62,7 @@ impl Default for Limits {
             document_bytes_max: 64 << 20,
             subdocs_max: 1_000,
             awareness_entries_max: 1_000,
-            awareness_state_bytes_max: 16 << 10,
+            awareness_state_bytes_max: 64 << 10,
         }
     }
 }
