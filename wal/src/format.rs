@@ -252,7 +252,7 @@ pub(crate) struct RawRecord<'a> {
 
 impl<'a> RawRecord<'a> {
     /// As it is handed out.
-    pub(crate) fn durable_at(self, durable_at: Lsn) -> Record<'a> {
+    pub(crate) fn known_durable_at(self, durable_at: Lsn) -> Record<'a> {
         Record {
             lsn: self.lsn,
             durable_at,

@@ -17,3 +17,6 @@ mod types;
 pub use disk::{AlignedBuf, Disk, FsDisk};
 pub use log::{Log, LogJob, LogJobDone};
 pub use types::*;
+
+#[cfg(test)]
+mod tests;

@@ -285,7 +285,7 @@ impl Reader<'_> {
             progress.report.clean = record.kind == RecordKind::CleanShutdown;
             progress.unsealed |=
                 !matches!(record.kind, RecordKind::Seal | RecordKind::CleanShutdown);
-            replay(record.durable_at(end)).map_err(refused)?;
+            replay(record.known_durable_at(end)).map_err(refused)?;
         }
         if found != count {
             return Err(OpenError::Refused {
