@@ -1,8 +1,6 @@
 //! The CollabBlocks server as a library.
 
-pub mod config;
-pub mod control;
-pub mod dialect;
-pub mod edge;
+pub mod mailbox;
 pub mod runtime;
+pub mod server;
 pub mod shard;
