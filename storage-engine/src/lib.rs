@@ -14,9 +14,11 @@ mod manifest;
 mod open;
 mod room_doc;
 mod rooms;
+mod store;
 
 pub use config::*;
 pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use job::{Job, JobDone};
 pub use room_doc::{Applied, RoomDoc, split_update};
+pub use store::{Store, home_shard};

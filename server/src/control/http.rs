@@ -1,7 +1,8 @@
 //! The HTTP side: health, metrics, the page.
 
-use super::passed::{PassedSocket, Prebuffered};
+use super::passed::Prebuffered;
 use super::{State, metrics, page};
+use crate::runtime::Passed;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -18,14 +19,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// Time for a request head to arrive on a kept-alive connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) fn serve_passed(state: &Arc<State>, passed: PassedSocket) {
+pub(super) fn serve_passed(state: &Arc<State>, passed: Passed) {
     // A socket that cannot be registered is dropped, which closes it.
     if let Ok(stream) = Prebuffered::new(passed) {
         serve(state, stream);
     }
 }
 
-pub(super) fn serve(state: &Arc<State>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+pub(super) fn serve(
+    state: &Arc<State>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) {
     let state = state.clone();
     tokio::spawn(async move {
         let service = service_fn(move |request| {
@@ -43,8 +47,13 @@ pub(super) fn serve(state: &Arc<State>, stream: impl AsyncRead + AsyncWrite + Un
 
 async fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut response = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are served here\n",
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
@@ -73,7 +82,11 @@ async fn ready(state: &State) -> Response<Full<Bytes>> {
     let answered = state.stats().await.len();
     if answered < usize::from(state.shards.count()) {
         let why = format!("{answered} of {} shards answer\n", state.shards.count());
-        return response(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", why.into());
+        return response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain; charset=utf-8",
+            why.into(),
+        );
     }
     text(StatusCode::OK, "ready\n")
 }
@@ -113,13 +126,25 @@ async fn detail(state: &State) -> Response<Full<Bytes>> {
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    response(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
+    response(
+        status,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(body.as_bytes()),
+    )
 }
 
-pub(super) fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+pub(super) fn response(
+    status: StatusCode,
+    kind: &'static str,
+    body: Bytes,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

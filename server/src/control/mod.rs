@@ -6,8 +6,7 @@ mod metrics;
 mod page;
 mod passed;
 
-pub use passed::PassedSocket;
-
+use crate::runtime::Passed;
 use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
 use std::collections::BTreeMap;
 use std::io;
@@ -38,7 +37,7 @@ pub struct Control {
     /// Their answers.
     pub replies: UnboundedReceiver<(ShardId, ControlReply)>,
     /// Sockets whose request was no room's.
-    pub sockets: Receiver<PassedSocket>,
+    pub sockets: Receiver<Passed>,
     /// A port of its own, if wanted.
     pub listener: Option<TcpListener>,
     /// How long a drain may take.
@@ -65,8 +64,16 @@ pub enum Ended {
 
 /// Serves until SIGTERM or SIGINT (or `stop`), then drains the shards. Blocks its thread.
 pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Control { shards, replies, mut sockets, listener, drain_timeout } = control;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let Control {
+        shards,
+        replies,
+        mut sockets,
+        listener,
+        drain_timeout,
+    } = control;
     let state = Arc::new(State {
         shards,
         replies: Mutex::new(replies),
@@ -113,7 +120,9 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
     })
 }
 
-async fn accept(listener: Option<&tokio::net::TcpListener>) -> io::Result<(tokio::net::TcpStream, std::net::SocketAddr)> {
+async fn accept(
+    listener: Option<&tokio::net::TcpListener>,
+) -> io::Result<(tokio::net::TcpStream, std::net::SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
         None => std::future::pending().await,
@@ -128,7 +137,8 @@ impl State {
             let mut replies = self.replies.lock().await;
             let wanted = self.next_id.fetch_add(1, Ordering::Relaxed);
             for shard in 0..self.shards.count() {
-                self.shards.ask(ShardId(shard), ControlRequest::Stats { id: wanted });
+                self.shards
+                    .ask(ShardId(shard), ControlRequest::Stats { id: wanted });
             }
             while found.len() < usize::from(self.shards.count()) {
                 match replies.recv().await {

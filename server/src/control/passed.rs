@@ -1,19 +1,11 @@
 //! A socket that a data core passed on, with the bytes it had read.
 
+use crate::runtime::Passed;
 use std::io;
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// A connection whose request is the control plane's.
-#[derive(Debug)]
-pub struct PassedSocket {
-    /// The socket; nothing else refers to it.
-    pub stream: TcpStream,
-    /// What was read of it.
-    pub bytes: Vec<u8>,
-}
 
 /// A stream that first gives what was read before.
 pub(super) struct Prebuffered {
@@ -23,15 +15,24 @@ pub(super) struct Prebuffered {
 }
 
 impl Prebuffered {
-    pub(super) fn new(passed: PassedSocket) -> io::Result<Self> {
-        passed.stream.set_nonblocking(true)?;
-        let stream = tokio::net::TcpStream::from_std(passed.stream)?;
-        Ok(Self { stream, bytes: passed.bytes, given: 0 })
+    pub(super) fn new(passed: Passed) -> io::Result<Self> {
+        let stream = TcpStream::from(passed.socket);
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::TcpStream::from_std(stream)?;
+        Ok(Self {
+            stream,
+            bytes: passed.bytes,
+            given: 0,
+        })
     }
 }
 
 impl AsyncRead for Prebuffered {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let left = &self.bytes[self.given..];
         if left.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, out);
@@ -44,7 +45,11 @@ impl AsyncRead for Prebuffered {
 }
 
 impl AsyncWrite for Prebuffered {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -49,7 +49,16 @@ mod tests {
 
     #[test]
     fn integers_round_trip() {
-        for value in [0, 1, 127, 128, 16383, 16384, u64::from(u32::MAX), SAFE_INTEGER_MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            16383,
+            16384,
+            u64::from(u32::MAX),
+            SAFE_INTEGER_MAX,
+        ] {
             let mut out = Vec::new();
             write_uint(value, &mut out);
             assert_eq!(out.len(), uint_bytes(value), "{value}");
@@ -62,8 +71,15 @@ mod tests {
         assert_eq!(read_uint(&mut &[][..]), None);
         assert_eq!(read_uint(&mut &[0x80, 0x80][..]), None);
         assert_eq!(read_uint(&mut &[0xff; 12][..]), None, "endless");
-        assert_eq!(read_uint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f][..]), None, "above 2^53 - 1");
+        assert_eq!(
+            read_uint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f][..]),
+            None,
+            "above 2^53 - 1"
+        );
         assert_eq!(read_bytes(&mut &[3, 1, 2][..]), None);
-        assert_eq!(read_bytes(&mut &[0xff, 0xff, 0xff, 0xff, 0x7f, 1][..]), None);
+        assert_eq!(
+            read_bytes(&mut &[0xff, 0xff, 0xff, 0xff, 0x7f, 1][..]),
+            None
+        );
     }
 }

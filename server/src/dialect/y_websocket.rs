@@ -52,7 +52,8 @@ impl<'a> Commands<'a> {
         Ok(Some(match u8::try_from(kind).unwrap_or(u8::MAX) {
             SYNC => {
                 let step = read_uint(rest).ok_or(BadFrame("the sync step is malformed"))?;
-                let body = read_bytes(rest).ok_or(BadFrame("a sync message is shorter than it says"))?;
+                let body =
+                    read_bytes(rest).ok_or(BadFrame("a sync message is shorter than it says"))?;
                 match u8::try_from(step).unwrap_or(u8::MAX) {
                     STEP_1 => Command::SyncRequest(body),
                     STEP_2 => Command::SyncReply(body),
@@ -60,7 +61,9 @@ impl<'a> Commands<'a> {
                     _ => return Err(BadFrame("the sync step is not 0, 1 or 2")),
                 }
             }
-            AWARENESS => Command::Presence(read_bytes(rest).ok_or(BadFrame("an awareness message is shorter than it says"))?),
+            AWARENESS => Command::Presence(
+                read_bytes(rest).ok_or(BadFrame("an awareness message is shorter than it says"))?,
+            ),
             QUERY_AWARENESS => Command::PresenceRequest,
             AUTH => return Err(BadFrame("clients of this protocol send no auth message")),
             _ => return Ok(None),
@@ -92,7 +95,10 @@ pub fn update(update: &[u8], out: &mut Vec<u8>) {
 
 /// Appends the frame of an awareness update.
 pub fn presence(awareness_update: &[u8], out: &mut Vec<u8>) {
-    binary_header(1 + uint_bytes(awareness_update.len() as u64) + awareness_update.len(), out);
+    binary_header(
+        1 + uint_bytes(awareness_update.len() as u64) + awareness_update.len(),
+        out,
+    );
     out.push(AWARENESS);
     write_uint(awareness_update.len() as u64, out);
     out.extend_from_slice(awareness_update);
@@ -115,7 +121,11 @@ mod tests {
         assert_eq!(all(&[3]), [Ok(Command::PresenceRequest)]);
         assert_eq!(
             all(&[0, 0, 1, 0, 3, 0, 2, 2, 0, 0]),
-            [Ok(Command::SyncRequest(&[0])), Ok(Command::PresenceRequest), Ok(Command::Update(&[0, 0]))]
+            [
+                Ok(Command::SyncRequest(&[0])),
+                Ok(Command::PresenceRequest),
+                Ok(Command::Update(&[0, 0]))
+            ]
         );
     }
 
@@ -123,10 +133,22 @@ mod tests {
     fn what_cannot_be_read() {
         assert_eq!(all(&[]), []);
         assert_eq!(all(&[77, 1, 2, 3]), [], "unknown types are ignored");
-        for bad in [&[0][..], &[0, 0], &[0, 0, 5, 1], &[0, 3, 0], &[1], &[1, 9], &[2, 0, 0], &[0x80]] {
+        for bad in [
+            &[0][..],
+            &[0, 0],
+            &[0, 0, 5, 1],
+            &[0, 3, 0],
+            &[1],
+            &[1, 9],
+            &[2, 0, 0],
+            &[0x80],
+        ] {
             assert!(matches!(all(bad)[..], [Err(_)]), "{bad:?}");
         }
-        assert!(matches!(all(&[3, 0, 9])[..], [Ok(Command::PresenceRequest), Err(_)]));
+        assert!(matches!(
+            all(&[3, 0, 9])[..],
+            [Ok(Command::PresenceRequest), Err(_)]
+        ));
     }
 
     #[test]

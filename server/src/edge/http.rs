@@ -8,7 +8,18 @@ const HEADERS_MAX: usize = 64;
 /// Paths that belong to other dialects and to the HTTP API: never room names, whether or not this
 /// version serves them. Each stands for itself and for all below it.
 pub const RESERVED: &[&str] = &[
-    "/d", "/doc", "/parties", "/hocuspocus", "/v7", "/v8", "/v2", "/api", "/collab", "/inspect", "/health", "/metrics",
+    "/d",
+    "/doc",
+    "/parties",
+    "/hocuspocus",
+    "/v7",
+    "/v8",
+    "/v2",
+    "/api",
+    "/collab",
+    "/inspect",
+    "/health",
+    "/metrics",
 ];
 
 /// What the bytes read so far amount to.
@@ -58,18 +69,32 @@ pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Head {
         Ok(httparse::Status::Complete(n)) if n <= head_bytes_max => n,
         Ok(httparse::Status::Partial) if bytes.len() < head_bytes_max => return Head::Incomplete,
         Ok(_) => return refused(431, "the request head is larger than this server takes"),
-        Err(httparse::Error::TooManyHeaders) => return refused(431, "the request has more header lines than this server takes"),
+        Err(httparse::Error::TooManyHeaders) => {
+            return refused(
+                431,
+                "the request has more header lines than this server takes",
+            );
+        }
         Err(_) => return refused(400, "this is not an HTTP/1.1 request"),
     };
     let header = |name: &str| {
-        let value = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?.value;
+        let value = request
+            .headers
+            .iter()
+            .find(|h| h.name.eq_ignore_ascii_case(name))?
+            .value;
         std::str::from_utf8(value).ok().map(str::trim)
     };
     if !header("upgrade").is_some_and(|v| list_has(v, "websocket")) {
         return Head::Plain;
     }
-    if request.method != Some("GET") || !header("connection").is_some_and(|v| list_has(v, "upgrade")) {
-        return refused(400, "a WebSocket upgrade is a GET with 'Connection: Upgrade'");
+    if request.method != Some("GET")
+        || !header("connection").is_some_and(|v| list_has(v, "upgrade"))
+    {
+        return refused(
+            400,
+            "a WebSocket upgrade is a GET with 'Connection: Upgrade'",
+        );
     }
     if header("sec-websocket-version") != Some("13") {
         return refused(426, "this server speaks WebSocket version 13");
@@ -102,11 +127,16 @@ fn refused(status: u16, why: &'static str) -> Head {
 }
 
 fn list_has(value: &str, token: &str) -> bool {
-    value.split(',').any(|v| v.trim().eq_ignore_ascii_case(token))
+    value
+        .split(',')
+        .any(|v| v.trim().eq_ignore_ascii_case(token))
 }
 
 fn is_reserved(path: &str) -> bool {
-    RESERVED.iter().any(|r| path.strip_prefix(r).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    RESERVED.iter().any(|r| {
+        path.strip_prefix(r)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 impl Upgrade {
@@ -197,7 +227,10 @@ mod tests {
 
     #[test]
     fn room_names_are_the_raw_path() {
-        assert_eq!(room("/a%20b/%C3%BC?token=x%20y"), ("a%20b/%C3%BC".into(), false));
+        assert_eq!(
+            room("/a%20b/%C3%BC?token=x%20y"),
+            ("a%20b/%C3%BC".into(), false)
+        );
         assert_eq!(room("/"), (String::new(), false));
         assert_eq!(room("//x/"), ("/x/".into(), false));
         assert_eq!(room("/dx"), ("dx".into(), false));
@@ -209,12 +242,20 @@ mod tests {
 
     #[test]
     fn the_answer_is_the_one_of_the_rfc() {
-        let Head::Upgrade(u) = upgrade("/r", "Sec-WebSocket-Protocol: tok, other\r\n") else { panic!() };
+        let Head::Upgrade(u) = upgrade("/r", "Sec-WebSocket-Protocol: tok, other\r\n") else {
+            panic!()
+        };
         let mut out = Vec::new();
         u.accept(&mut out);
         let text = String::from_utf8(out).unwrap();
-        assert!(text.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{text}");
-        assert!(text.ends_with("Sec-WebSocket-Protocol: tok\r\n\r\n"), "{text}");
+        assert!(
+            text.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("Sec-WebSocket-Protocol: tok\r\n\r\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -240,13 +281,25 @@ mod tests {
         let get = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         assert_eq!(parse(get, 16384), Head::Plain);
         assert_eq!(parse(&get[..20], 16384), Head::Incomplete);
-        assert!(matches!(parse(b"\x16\x03\x01\x02\x00", 16384), Head::Refused(Refusal { status: 400, .. })));
-        let long = [b"GET /r HTTP/1.1\r\nX: ".as_slice(), &[b'a'; 20000]].concat();
-        assert!(matches!(parse(&long, 16384), Head::Refused(Refusal { status: 431, .. })));
-        let many = format!("GET /r HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
-        assert!(matches!(parse(many.as_bytes(), 16384), Head::Refused(Refusal { status: 431, .. })));
         assert!(matches!(
-            parse(b"POST /r HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 16384),
+            parse(b"\x16\x03\x01\x02\x00", 16384),
+            Head::Refused(Refusal { status: 400, .. })
+        ));
+        let long = [b"GET /r HTTP/1.1\r\nX: ".as_slice(), &[b'a'; 20000]].concat();
+        assert!(matches!(
+            parse(&long, 16384),
+            Head::Refused(Refusal { status: 431, .. })
+        ));
+        let many = format!("GET /r HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
+        assert!(matches!(
+            parse(many.as_bytes(), 16384),
+            Head::Refused(Refusal { status: 431, .. })
+        ));
+        assert!(matches!(
+            parse(
+                b"POST /r HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+                16384
+            ),
             Head::Refused(Refusal { status: 400, .. })
         ));
     }

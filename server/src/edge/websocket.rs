@@ -88,7 +88,9 @@ impl Decoder {
     ) -> Result<usize, Violation> {
         let mut at = 0;
         while at < bytes.len() {
-            let Some(frame) = parse(&bytes[at..], message_bytes_max)? else { break };
+            let Some(frame) = parse(&bytes[at..], message_bytes_max)? else {
+                break;
+            };
             let payload = &mut bytes[at + frame.start..at + frame.end];
             at += frame.end;
             unmask(payload, frame.header.mask.unwrap_or_default());
@@ -114,7 +116,9 @@ impl Decoder {
                 [a, b, reason @ ..] => {
                     let code = u16::from_be_bytes([*a, *b]);
                     if !CloseCode::from(code).is_allowed() || std::str::from_utf8(reason).is_err() {
-                        return Err(protocol("a close frame with a code or reason that RFC 6455 forbids"));
+                        return Err(protocol(
+                            "a close frame with a code or reason that RFC 6455 forbids",
+                        ));
                     }
                     Ok(each(Message::Close(Some(code))))
                 }
@@ -133,14 +137,22 @@ impl Decoder {
                 }
                 self.fragments = 0;
                 let message = std::mem::take(&mut self.message);
-                Ok(each(if self.fragments_text { Message::Text(&message) } else { Message::Binary(&message) }))
+                Ok(each(if self.fragments_text {
+                    Message::Text(&message)
+                } else {
+                    Message::Binary(&message)
+                }))
             }
             OpCode::Data(kind @ (Data::Text | Data::Binary)) => {
                 if self.fragments > 0 {
                     return Err(protocol("a new message inside a fragmented one"));
                 }
                 if header.is_final {
-                    return Ok(each(if kind == Data::Text { Message::Text(payload) } else { Message::Binary(payload) }));
+                    return Ok(each(if kind == Data::Text {
+                        Message::Text(payload)
+                    } else {
+                        Message::Binary(payload)
+                    }));
                 }
                 self.fragments_text = kind == Data::Text;
                 self.fragment(payload, message_bytes_max)?;
@@ -155,7 +167,10 @@ impl Decoder {
             return Err(too_big());
         }
         if self.fragments > FRAGMENTS_MAX {
-            return Err(Violation { code: 1008, reason: "a message in more fragments than this server takes" });
+            return Err(Violation {
+                code: 1008,
+                reason: "a message in more fragments than this server takes",
+            });
         }
         self.message.extend_from_slice(payload);
         Ok(())
@@ -177,8 +192,12 @@ fn parse(bytes: &[u8], message_bytes_max: usize) -> Result<Option<Parsed>, Viola
     if header.mask.is_none() {
         return Err(protocol("a client's frame that is not masked"));
     }
-    if matches!(header.opcode, OpCode::Control(_)) && (length > CONTROL_BYTES_MAX || !header.is_final) {
-        return Err(protocol("a control frame that is fragmented or longer than 125 bytes"));
+    if matches!(header.opcode, OpCode::Control(_))
+        && (length > CONTROL_BYTES_MAX || !header.is_final)
+    {
+        return Err(protocol(
+            "a control frame that is fragmented or longer than 125 bytes",
+        ));
     }
     if length > message_bytes_max as u64 {
         return Err(too_big());
@@ -193,7 +212,10 @@ fn protocol(reason: &'static str) -> Violation {
 }
 
 fn too_big() -> Violation {
-    Violation { code: 1009, reason: "a message larger than frame_bytes_max" }
+    Violation {
+        code: 1009,
+        reason: "a message larger than frame_bytes_max",
+    }
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
@@ -214,8 +236,13 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 
 /// Appends the header of a server's final frame with this opcode and payload length.
 fn frame_header(opcode: OpCode, payload_bytes: usize, out: &mut Vec<u8>) {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
-    header.format(payload_bytes as u64, out).expect("writing to a Vec does not fail");
+    let header = FrameHeader {
+        opcode,
+        ..FrameHeader::default()
+    };
+    header
+        .format(payload_bytes as u64, out)
+        .expect("writing to a Vec does not fail");
 }
 
 /// Appends the header of a binary frame; the caller appends `payload_bytes` bytes after it.
@@ -304,7 +331,11 @@ mod tests {
         assert_eq!(whole[3], ('b', b"fragment".to_vec()));
         assert_eq!(whole[5], ('c', vec![3, 232]));
         for cut in 0..stream.len() {
-            assert_eq!(read(&[&stream[..cut], &stream[cut..]]).unwrap(), whole, "cut at {cut}");
+            assert_eq!(
+                read(&[&stream[..cut], &stream[cut..]]).unwrap(),
+                whole,
+                "cut at {cut}"
+            );
         }
         let bytes: Vec<&[u8]> = stream.chunks(1).collect();
         assert_eq!(read(&bytes).unwrap(), whole);
@@ -319,15 +350,38 @@ mod tests {
         assert_eq!(code(&client_frame(0x83, b"x", m)), 1002, "reserved opcode");
         assert_eq!(code(&client_frame(0x09, b"x", m)), 1002, "fragmented ping");
         assert_eq!(code(&client_frame(0x89, &[0; 126], m)), 1002, "long ping");
-        assert_eq!(code(&client_frame(0x80, b"x", m)), 1002, "continuation of nothing");
-        assert_eq!(code(&client_frame(0x88, b"x", m)), 1002, "close of one byte");
+        assert_eq!(
+            code(&client_frame(0x80, b"x", m)),
+            1002,
+            "continuation of nothing"
+        );
+        assert_eq!(
+            code(&client_frame(0x88, b"x", m)),
+            1002,
+            "close of one byte"
+        );
         assert_eq!(code(&client_frame(0x88, &[3, 236], m)), 1002, "close 1004");
-        assert_eq!(code(&[client_frame(0x02, b"x", m), client_frame(0x82, b"x", m)].concat()), 1002);
+        assert_eq!(
+            code(&[client_frame(0x02, b"x", m), client_frame(0x82, b"x", m)].concat()),
+            1002
+        );
         let announced = [0x82, 0xff, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(code(&announced), 1009, "100 MB announced, refused before it comes");
-        let crumbs = [client_frame(0x02, b"", m), client_frame(0x00, b"", m).repeat(2000)].concat();
+        assert_eq!(
+            code(&announced),
+            1009,
+            "100 MB announced, refused before it comes"
+        );
+        let crumbs = [
+            client_frame(0x02, b"", m),
+            client_frame(0x00, b"", m).repeat(2000),
+        ]
+        .concat();
         assert_eq!(code(&crumbs), 1008);
-        let pieces = [client_frame(0x02, &[0; 60000], m), client_frame(0x00, &[0; 60000], m).repeat(20)].concat();
+        let pieces = [
+            client_frame(0x02, &[0; 60000], m),
+            client_frame(0x00, &[0; 60000], m).repeat(20),
+        ]
+        .concat();
         assert_eq!(code(&pieces), 1009);
     }
 
@@ -336,7 +390,9 @@ mod tests {
         let mut decoder = Decoder::default();
         let frame = client_frame(0x82, &[1; 5000], [9; 4]);
         for chunk in frame.chunks(777) {
-            decoder.feed(&mut chunk.to_vec(), 1 << 20, &mut |_| true).unwrap();
+            decoder
+                .feed(&mut chunk.to_vec(), 1 << 20, &mut |_| true)
+                .unwrap();
         }
         assert_eq!(decoder.held_bytes(), 0);
     }

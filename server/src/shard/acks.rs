@@ -37,7 +37,11 @@ impl Acks {
     pub fn hold(&mut self, at: Lsn, to: To, frame: &[u8]) {
         let at = self.queue.back().map_or(at, |last| last.at.max(at));
         self.bytes.extend(frame);
-        self.queue.push_back(Held { at, bytes: frame.len(), to });
+        self.queue.push_back(Held {
+            at,
+            bytes: frame.len(),
+            to,
+        });
     }
 
     /// The next frame that may go, if any.
@@ -46,7 +50,13 @@ impl Acks {
             return None;
         }
         let held = self.queue.pop_front()?;
-        Some((held.to, Released { bytes: &mut self.bytes, len: held.bytes }))
+        Some((
+            held.to,
+            Released {
+                bytes: &mut self.bytes,
+                len: held.bytes,
+            },
+        ))
     }
 
     /// Bytes held.
@@ -87,7 +97,10 @@ impl Drop for Released<'_> {
 mod tests {
     use super::*;
 
-    const A: ConnId = ConnId { slot: 1, generation: 1 };
+    const A: ConnId = ConnId {
+        slot: 1,
+        generation: 1,
+    };
 
     fn released(acks: &mut Acks, durable: u64) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
@@ -107,8 +120,15 @@ mod tests {
         acks.hold(Lsn(5), To::Conn(A), b"known since five");
         assert_eq!(released(&mut acks, 9), Vec::<Vec<u8>>::new());
         assert_eq!(released(&mut acks, 10), [b"ten".to_vec()]);
-        assert_eq!(released(&mut acks, 19), Vec::<Vec<u8>>::new(), "five waits behind twenty");
-        assert_eq!(released(&mut acks, 20), [b"twenty".to_vec(), b"known since five".to_vec()]);
+        assert_eq!(
+            released(&mut acks, 19),
+            Vec::<Vec<u8>>::new(),
+            "five waits behind twenty"
+        );
+        assert_eq!(
+            released(&mut acks, 20),
+            [b"twenty".to_vec(), b"known since five".to_vec()]
+        );
         assert!(acks.is_empty() && acks.held_bytes() == 0);
     }
 

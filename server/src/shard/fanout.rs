@@ -31,7 +31,9 @@ impl Shard {
             effects.list.push(match request {
                 Request::Write(job) => {
                     self.write_began = now;
-                    self.stats.batch_bytes.saturating_record(job.buffer.as_slice().len() as u64);
+                    self.stats
+                        .batch_bytes
+                        .saturating_record(job.buffer.as_slice().len() as u64);
                     Effect::WriteLog(job)
                 }
                 Request::Job(job) => Effect::RunJob(job),
@@ -50,7 +52,12 @@ impl Shard {
     }
 
     fn flush_room(&mut self, now: Instant, room_id: RoomId, effects: &mut Effects) {
-        let Some(room) = self.rooms[room_id.slot as usize].as_mut().filter(|r| r.id == room_id) else { return };
+        let Some(room) = self.rooms[room_id.slot as usize]
+            .as_mut()
+            .filter(|r| r.id == room_id)
+        else {
+            return;
+        };
         let start = effects.frames.len();
         effects.frames.extend_from_slice(&room.turn.bytes);
         let documents = effects.frames.len();
@@ -64,7 +71,9 @@ impl Shard {
         let all = start..effects.frames.len();
         if !all.is_empty() {
             for &id in &room.sessions {
-                let connection = self.connections[id.slot as usize].as_mut().expect("a room's sessions are connected");
+                let connection = self.connections[id.slot as usize]
+                    .as_mut()
+                    .expect("a room's sessions are connected");
                 if connection.blocked_since.is_some() {
                     continue;
                 }
@@ -74,7 +83,9 @@ impl Shard {
                 let range = if std::mem::take(&mut session.wrote) {
                     let own = own_range(&mut connection.out, effects);
                     for range in room.turn.ranges_without(id) {
-                        effects.frames.extend_from_within(start + range.start..start + range.end);
+                        effects
+                            .frames
+                            .extend_from_within(start + range.start..start + range.end);
                     }
                     effects.frames.extend_from_within(documents..all.end);
                     own.start..effects.frames.len()
@@ -96,17 +107,25 @@ impl Shard {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
             let hard = self.config.limits.queue_hard_bytes;
-            let Some(connection) = self.connection(id) else { continue };
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
             connection.touched = false;
             let blocked = connection.blocked_since.is_some();
             if !blocked && !connection.out.is_empty() {
                 let range = own_range(&mut connection.out, effects);
-                let connection = self.connections[id.slot as usize].as_mut().expect("just found");
+                let connection = self.connections[id.slot as usize]
+                    .as_mut()
+                    .expect("just found");
                 send(connection, id, range, now, effects, &mut self.stats);
             } else if blocked && connection.out.len() + connection.unsent_bytes > hard {
                 self.give_up(now, id);
             }
-            if let Some(Connection { stage: Stage::Closing { flush }, .. }) = self.connection(id) {
+            if let Some(Connection {
+                stage: Stage::Closing { flush },
+                ..
+            }) = self.connection(id)
+            {
                 let flush = *flush;
                 self.remove(id);
                 effects.list.push(Effect::Close { conn: id, flush });
@@ -129,13 +148,19 @@ impl Shard {
     fn continue_streams(&mut self) {
         let mut streaming = std::mem::take(&mut self.streaming);
         streaming.retain(|&id| {
-            let Some(connection) = self.touch(id) else { return false };
+            let Some(connection) = self.touch(id) else {
+                return false;
+            };
             if connection.blocked_since.is_some() {
                 // It is put back on the list when it has drained.
                 return false;
             }
-            let Stage::Session(session) = &mut connection.stage else { return false };
-            let Some(stream) = session.streams.first_mut() else { return false };
+            let Stage::Session(session) = &mut connection.stage else {
+                return false;
+            };
+            let Some(stream) = session.streams.first_mut() else {
+                return false;
+            };
             if let Some(slice) = stream.next_slice() {
                 connection.out.extend_from_slice(slice);
             }
@@ -163,7 +188,10 @@ impl Shard {
     fn set_timer(&mut self, now: Instant, storage: Option<u64>, effects: &mut Effects) {
         let streams = (!self.streaming.is_empty()).then_some(now);
         let late_touch = (!self.touched.is_empty() || !self.dirty.is_empty()).then_some(now);
-        let next = [storage.map(Instant), self.sweep.next, streams, late_touch].into_iter().flatten().min();
+        let next = [storage.map(Instant), self.sweep.next, streams, late_touch]
+            .into_iter()
+            .flatten()
+            .min();
         if let Some(at) = next
             && self.timer.is_none_or(|set| at < set)
         {

@@ -109,7 +109,10 @@ impl Shard {
                 }
                 self.notices = notices;
             }
-            Event::Mail { mail: Mail::Handoff(_), .. } => {
+            Event::Mail {
+                mail: Mail::Handoff(_),
+                ..
+            } => {
                 unreachable!("a handoff travels with its socket and arrives as Event::HandedOff")
             }
             Event::Control(request) => self.on_control(request, effects),
@@ -149,10 +152,14 @@ impl Shard {
                 stats.connections = self.live as u64;
                 let rooms = || self.rooms.iter().flatten();
                 stats.rooms = rooms().count() as u64;
-                stats.sessions = rooms().map(|r| (r.sessions.len() + r.loading.len()) as u64).sum();
+                stats.sessions = rooms()
+                    .map(|r| (r.sessions.len() + r.loading.len()) as u64)
+                    .sum();
                 stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
-                effects.list.push(Effect::Reply(ControlReply::Stats { id, stats }));
+                effects
+                    .list
+                    .push(Effect::Reply(ControlReply::Stats { id, stats }));
             }
             ControlRequest::Drain => {
                 if self.drain == Drain::No {
@@ -165,7 +172,10 @@ impl Shard {
 
     /// A connection by id, unless the id is an old one.
     fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.connections.get_mut(id.slot as usize)?.as_mut().filter(|c| c.generation == id.generation)
+        self.connections
+            .get_mut(id.slot as usize)?
+            .as_mut()
+            .filter(|c| c.generation == id.generation)
     }
 
     fn session(&mut self, id: ConnId) -> Option<&mut Session> {
@@ -174,18 +184,27 @@ impl Shard {
 
     fn id_at(&self, slot: usize) -> Option<ConnId> {
         let generation = self.connections[slot].as_ref()?.generation;
-        Some(ConnId { slot: slot as u32, generation })
+        Some(ConnId {
+            slot: slot as u32,
+            generation,
+        })
     }
 
     fn room(&mut self, id: RoomId) -> &mut Room {
-        let room = self.rooms[id.slot as usize].as_mut().expect("a session's room is kept while it is attached");
+        let room = self.rooms[id.slot as usize]
+            .as_mut()
+            .expect("a session's room is kept while it is attached");
         assert_eq!(room.id, id, "a session's room is kept while it is attached");
         room
     }
 
     /// Puts a connection on the list of those to flush at the end of the turn; returns it.
     fn touch(&mut self, id: ConnId) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(id.slot as usize)?.as_mut().filter(|c| c.generation == id.generation)?;
+        let connection = self
+            .connections
+            .get_mut(id.slot as usize)?
+            .as_mut()
+            .filter(|c| c.generation == id.generation)?;
         if !connection.touched {
             connection.touched = true;
             self.touched.push(id);
@@ -194,7 +213,9 @@ impl Shard {
     }
 
     fn touch_room(&mut self, id: RoomId) -> &mut Room {
-        let room = self.rooms[id.slot as usize].as_mut().expect("a session's room is kept while it is attached");
+        let room = self.rooms[id.slot as usize]
+            .as_mut()
+            .expect("a session's room is kept while it is attached");
         if !room.dirty {
             room.dirty = true;
             self.dirty.push(id);
@@ -209,7 +230,9 @@ impl Shard {
     /// Closes a connection at the end of the turn, with a close frame if it is a WebSocket already.
     /// A session leaves its room at once.
     fn close(&mut self, now: Instant, id: ConnId, code: u16, reason: &str, flush: bool) {
-        let Some(connection) = self.touch(id) else { return };
+        let Some(connection) = self.touch(id) else {
+            return;
+        };
         match &connection.stage {
             Stage::Closing { .. } => return,
             Stage::Session(_) => crate::edge::websocket::close(code, reason, &mut connection.out),
@@ -235,7 +258,9 @@ impl Shard {
 
     /// Takes a session out of its room.
     fn leave(&mut self, now: Instant, id: ConnId) {
-        let Some(session) = self.session(id) else { return };
+        let Some(session) = self.session(id) else {
+            return;
+        };
         let room_id = session.room;
         let index = session.index;
         let live = session.loading.is_none();
@@ -246,7 +271,9 @@ impl Shard {
             room.sessions.swap_remove(index);
             let moved = room.sessions.get(index).copied();
             if let Some(moved) = moved {
-                self.session(moved).expect("a room's sessions are attached").index = index;
+                self.session(moved)
+                    .expect("a room's sessions are attached")
+                    .index = index;
             }
         } else {
             room.loading.retain(|c| *c != id);

@@ -43,12 +43,23 @@ pub struct Presence {
 
 impl Presence {
     /// Takes one client's state, `None` for its removal, from a connection.
-    pub fn apply(&mut self, from: ConnId, client: u64, clock: u32, state: Option<&[u8]>) -> Verdict {
+    pub fn apply(
+        &mut self,
+        from: ConnId,
+        client: u64,
+        clock: u32,
+        state: Option<&[u8]>,
+    ) -> Verdict {
         let version = self.version + 1;
         match self.entries.get_mut(&client) {
             None => {
                 let gone = state.is_none();
-                let entry = Entry { clock, state: state.map(Into::into), owner: (!gone).then_some(from), version };
+                let entry = Entry {
+                    clock,
+                    state: state.map(Into::into),
+                    owner: (!gone).then_some(from),
+                    version,
+                };
                 self.entries.insert(client, entry);
                 self.gone += usize::from(gone);
             }
@@ -89,7 +100,9 @@ impl Presence {
     /// A connection is gone: the clients it owned are removed, at their last clock.
     pub fn leave(&mut self, owner: ConnId, clients: &[u64]) {
         for &client in clients {
-            let Some(entry) = self.entries.get_mut(&client) else { continue };
+            let Some(entry) = self.entries.get_mut(&client) else {
+                continue;
+            };
             if entry.owner != Some(owner) {
                 continue;
             }
@@ -145,11 +158,18 @@ impl Presence {
     }
 
     fn forget_oldest(&mut self) {
-        let mut versions: Vec<u64> = self.entries.values().filter(|e| e.state.is_none()).map(|e| e.version).collect();
+        let mut versions: Vec<u64> = self
+            .entries
+            .values()
+            .filter(|e| e.state.is_none())
+            .map(|e| e.version)
+            .collect();
         let middle = versions.len() / 2;
         let (_, &mut median, _) = versions.select_nth_unstable(middle);
         let changed = &self.changed;
-        self.entries.retain(|client, e| e.state.is_some() || e.version >= median || changed.contains(client));
+        self.entries.retain(|client, e| {
+            e.state.is_some() || e.version >= median || changed.contains(client)
+        });
         self.gone = self.entries.values().filter(|e| e.state.is_none()).count();
     }
 }
@@ -176,8 +196,14 @@ fn write_parts(client: u64, clock: u32, state: Option<&[u8]>, out: &mut Vec<u8>)
 mod tests {
     use super::*;
 
-    const A: ConnId = ConnId { slot: 1, generation: 1 };
-    const B: ConnId = ConnId { slot: 2, generation: 1 };
+    const A: ConnId = ConnId {
+        slot: 1,
+        generation: 1,
+    };
+    const B: ConnId = ConnId {
+        slot: 2,
+        generation: 1,
+    };
 
     fn changes(presence: &mut Presence) -> Vec<u8> {
         let mut out = Vec::new();
@@ -188,7 +214,11 @@ mod tests {
     #[test]
     fn only_the_latest_state_goes_out() {
         let mut p = Presence::default();
-        assert_eq!(p.apply(A, 7, 0, Some(b"{}")), Verdict::Taken, "the first clock may be 0");
+        assert_eq!(
+            p.apply(A, 7, 0, Some(b"{}")),
+            Verdict::Taken,
+            "the first clock may be 0"
+        );
         assert_eq!(p.apply(A, 7, 2, Some(b"2")), Verdict::Taken);
         assert_eq!(p.apply(A, 7, 1, Some(b"1")), Verdict::Stale);
         assert_eq!(changes(&mut p), [1, 7, 2, 1, b'2']);
@@ -203,8 +233,16 @@ mod tests {
         p.leave(A, &[7]);
         assert_eq!(changes(&mut p), [&[1, 7, 5, 4][..], b"null"].concat());
         assert_eq!(p.present(), 0);
-        assert_eq!(p.apply(B, 7, 4, Some(b"{}")), Verdict::Stale, "a late old state");
-        assert_eq!(p.apply(B, 7, 5, Some(b"{}")), Verdict::Removed, "the client is back at the same clock");
+        assert_eq!(
+            p.apply(B, 7, 4, Some(b"{}")),
+            Verdict::Stale,
+            "a late old state"
+        );
+        assert_eq!(
+            p.apply(B, 7, 5, Some(b"{}")),
+            Verdict::Removed,
+            "the client is back at the same clock"
+        );
         assert_eq!(p.apply(B, 7, 6, Some(b"{}")), Verdict::Taken);
         assert_eq!(p.present(), 1);
     }
@@ -213,7 +251,11 @@ mod tests {
     fn others_do_not_remove_who_lives() {
         let mut p = Presence::default();
         p.apply(A, 7, 5, Some(b"{}"));
-        assert_eq!(p.apply(B, 7, 5, None), Verdict::Stale, "expiry seen by another client");
+        assert_eq!(
+            p.apply(B, 7, 5, None),
+            Verdict::Stale,
+            "expiry seen by another client"
+        );
         assert_eq!(p.apply(B, 7, 6, None), Verdict::Stale);
         assert_eq!(p.apply(A, 7, 5, None), Verdict::Taken, "its own");
         assert_eq!(p.present(), 0);

@@ -28,13 +28,19 @@ pub struct Turn {
 impl Turn {
     /// Closes the frame whose bytes were appended last.
     pub fn frame_done(&mut self, author: Option<ConnId>) {
-        self.frames.push(TurnFrame { author, end: self.bytes.len() });
+        self.frames.push(TurnFrame {
+            author,
+            end: self.bytes.len(),
+        });
     }
 
     /// The longest runs of bytes in which no frame is `author`'s own.
     pub fn ranges_without(&self, author: ConnId) -> impl Iterator<Item = Range<usize>> + '_ {
         let starts = std::iter::once(0).chain(self.frames.iter().map(|f| f.end));
-        starts.zip(&self.frames).filter(move |(_, f)| f.author != Some(author)).map(|(start, f)| start..f.end)
+        starts
+            .zip(&self.frames)
+            .filter(move |(_, f)| f.author != Some(author))
+            .map(|(start, f)| start..f.end)
     }
 
     fn clear(&mut self) {
@@ -64,7 +70,12 @@ impl Backlog {
             return;
         }
         self.kept.bytes.extend_from_slice(&turn.bytes);
-        self.kept.frames.extend(turn.frames.iter().map(|f| TurnFrame { author: f.author, end: base + f.end }));
+        self.kept
+            .frames
+            .extend(turn.frames.iter().map(|f| TurnFrame {
+                author: f.author,
+                end: base + f.end,
+            }));
     }
 
     /// Appends all frames from a stream offset on that are not `reader`'s own; `false` if they are
@@ -159,11 +170,20 @@ impl Room {
 mod tests {
     use super::*;
 
-    const A: ConnId = ConnId { slot: 1, generation: 1 };
-    const B: ConnId = ConnId { slot: 2, generation: 1 };
+    const A: ConnId = ConnId {
+        slot: 1,
+        generation: 1,
+    };
+    const B: ConnId = ConnId {
+        slot: 2,
+        generation: 1,
+    };
 
     fn room() -> Room {
-        Room::new(RoomId { slot: 0, generation: 0 })
+        Room::new(RoomId {
+            slot: 0,
+            generation: 0,
+        })
     }
 
     fn turn(room: &mut Room, frames: &[(&[u8], Option<ConnId>)], max: usize) {
@@ -177,11 +197,20 @@ mod tests {
     #[test]
     fn a_writer_gets_the_turn_without_its_own() {
         let mut turn = Turn::default();
-        for (bytes, author) in [(b"aa", Some(A)), (b"bb", Some(B)), (b"cc", None), (b"dd", Some(A))] {
+        for (bytes, author) in [
+            (b"aa", Some(A)),
+            (b"bb", Some(B)),
+            (b"cc", None),
+            (b"dd", Some(A)),
+        ] {
             turn.bytes.extend_from_slice(bytes);
             turn.frame_done(author);
         }
-        let of = |who| -> Vec<u8> { turn.ranges_without(who).flat_map(|r| turn.bytes[r].to_vec()).collect() };
+        let of = |who| -> Vec<u8> {
+            turn.ranges_without(who)
+                .flat_map(|r| turn.bytes[r].to_vec())
+                .collect()
+        };
         assert_eq!(of(A), b"bbcc");
         assert_eq!(of(B), b"aaccdd");
     }
@@ -213,7 +242,10 @@ mod tests {
         turn(&mut room, &[(&[2; 60], None)], 100);
         assert!(!room.replay(from, A, &mut Vec::new()));
         turn(&mut room, &[(&[3; 10], None)], 100);
-        assert!(!room.replay(from, A, &mut Vec::new()), "frames after the hole are not enough");
+        assert!(
+            !room.replay(from, A, &mut Vec::new()),
+            "frames after the hole are not enough"
+        );
         room.caught_up();
         assert_eq!(room.behind, 0);
     }

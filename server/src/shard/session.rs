@@ -18,8 +18,16 @@ use std::rc::Rc;
 const EMPTY_UPDATE: &[u8] = &[0, 0];
 
 impl Shard {
-    pub(super) fn on_received(&mut self, now: Instant, id: ConnId, bytes: &mut [u8], effects: &mut Effects) {
-        let Some(connection) = self.connection(id) else { return };
+    pub(super) fn on_received(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &mut [u8],
+        effects: &mut Effects,
+    ) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.last_received = now;
         connection.pinged = false;
         match &mut connection.stage {
@@ -33,9 +41,17 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_frames(&mut self, now: Instant, id: ConnId, bytes: &mut [u8], effects: &mut Effects) {
+    pub(super) fn on_frames(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &mut [u8],
+        effects: &mut Effects,
+    ) {
         let max = self.config.limits.frame_bytes_max;
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         let mut decoder = std::mem::take(&mut connection.decoder);
         let result = decoder.feed(bytes, max, &mut |message| {
             self.on_message(now, id, message, effects);
@@ -50,20 +66,33 @@ impl Shard {
         }
     }
 
-    fn on_message(&mut self, now: Instant, id: ConnId, message: Message<'_>, effects: &mut Effects) {
+    fn on_message(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        effects: &mut Effects,
+    ) {
         match message {
             Message::Binary(bytes) => {
                 let limits = &self.config.limits;
-                let (count_max, bytes_max) = (limits.load_queue_commands_max, limits.load_queue_bytes_max);
-                let Some(session) = self.session(id) else { return };
+                let (count_max, bytes_max) =
+                    (limits.load_queue_commands_max, limits.load_queue_bytes_max);
+                let Some(session) = self.session(id) else {
+                    return;
+                };
                 let Some(queue) = &mut session.loading else {
                     return self.on_binary(now, id, bytes);
                 };
                 queue.bytes += bytes.len();
                 queue.messages.push(bytes.into());
-                if !queue.paused && (queue.messages.len() >= count_max || queue.bytes >= bytes_max) {
+                if !queue.paused && (queue.messages.len() >= count_max || queue.bytes >= bytes_max)
+                {
                     queue.paused = true;
-                    effects.list.push(Effect::Read { conn: id, on: false });
+                    effects.list.push(Effect::Read {
+                        conn: id,
+                        on: false,
+                    });
                 }
             }
             Message::Text(_) => {
@@ -87,7 +116,9 @@ impl Shard {
             return;
         }
         for command in y_websocket::commands(bytes) {
-            let Some(session) = self.session(id) else { return };
+            let Some(session) = self.session(id) else {
+                return;
+            };
             let room = session.room;
             match command {
                 Ok(Command::Update(update)) => self.on_update(now, id, room, update, false),
@@ -115,7 +146,9 @@ impl Shard {
     }
 
     fn on_update(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8], reply: bool) {
-        let Some(session) = self.session(id) else { return };
+        let Some(session) = self.session(id) else {
+            return;
+        };
         if session.read_only {
             self.count_refused("read_only");
             return;
@@ -139,7 +172,13 @@ impl Shard {
                     self.stats.updates_known += 1;
                 }
                 // What was cut away is not confirmed: only the part that was taken is echoed.
-                self.accept(id, room_id, relay, if cut { relay } else { Some(update) }, outcome.durable_at);
+                self.accept(
+                    id,
+                    room_id,
+                    relay,
+                    if cut { relay } else { Some(update) },
+                    outcome.durable_at,
+                );
                 if cut {
                     self.count_refused("gap_cut");
                     self.count_gap(now, id, true);
@@ -156,13 +195,24 @@ impl Shard {
     }
 
     /// Relays an update to the room and echoes it to its sender once it is durable.
-    fn accept(&mut self, id: ConnId, room_id: RoomId, relay: Option<&[u8]>, echo: Option<&[u8]>, at: Lsn) {
+    fn accept(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        relay: Option<&[u8]>,
+        echo: Option<&[u8]>,
+        at: Lsn,
+    ) {
         if self.config.strict || relay.is_none() {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();
             if let Some(bytes) = relay.or(echo) {
                 y_websocket::update(bytes, &mut frame);
-                let to = if relay.is_some() { To::Room(room_id) } else { To::Conn(id) };
+                let to = if relay.is_some() {
+                    To::Room(room_id)
+                } else {
+                    To::Conn(id)
+                };
                 self.acks.hold(at, to, &frame);
             }
             self.scratch = frame;
@@ -171,7 +221,9 @@ impl Shard {
             let start = room.turn.bytes.len();
             y_websocket::update(bytes, &mut room.turn.bytes);
             room.turn.frame_done(Some(id));
-            let room = self.rooms[room_id.slot as usize].as_ref().expect("touched above");
+            let room = self.rooms[room_id.slot as usize]
+                .as_ref()
+                .expect("touched above");
             self.acks.hold(at, To::Conn(id), &room.turn.bytes[start..]);
             if let Some(session) = self.session(id) {
                 session.wrote = true;
@@ -200,7 +252,9 @@ impl Shard {
 
     fn count_gap(&mut self, now: Instant, id: ConnId, in_reply: bool) -> bool {
         let max = self.config.limits.gap_repeats_max;
-        let Some(session) = self.session(id) else { return false };
+        let Some(session) = self.session(id) else {
+            return false;
+        };
         session.gap_repeats += 1;
         if session.gap_repeats > max {
             let reason = if in_reply {
@@ -272,7 +326,9 @@ impl Shard {
         };
         let max = self.config.limits.awareness_clients_max;
         for entry in entries {
-            let Some(session) = self.session(id) else { return };
+            let Some(session) = self.session(id) else {
+                return;
+            };
             if !session.clients.contains(&entry.client) && entry.state.is_some() {
                 if session.clients.len() >= max {
                     self.count_refused("presence_clients");
@@ -280,7 +336,12 @@ impl Shard {
                 }
                 session.clients.push(entry.client);
             }
-            match self.room(room_id).presence.apply(id, entry.client, entry.clock, entry.state.map(str::as_bytes)) {
+            match self.room(room_id).presence.apply(
+                id,
+                entry.client,
+                entry.clock,
+                entry.state.map(str::as_bytes),
+            ) {
                 Verdict::Taken => {
                     self.stats.presence_states += 1;
                     self.touch_room(room_id);
@@ -316,7 +377,10 @@ impl Shard {
                     }
                 }
                 To::Room(room_id) => {
-                    if self.rooms[room_id.slot as usize].as_ref().is_some_and(|r| r.id == room_id) {
+                    if self.rooms[room_id.slot as usize]
+                        .as_ref()
+                        .is_some_and(|r| r.id == room_id)
+                    {
                         let room = self.touch_room(room_id);
                         bytes.append_to(&mut room.turn.bytes);
                         room.turn.frame_done(None);
@@ -329,10 +393,14 @@ impl Shard {
 
     /// The socket of a session does not take more: from here on it is behind.
     pub(super) fn on_blocked(&mut self, now: Instant, id: ConnId, unsent_bytes: usize) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         connection.unsent_bytes = unsent_bytes;
         connection.blocked_since.get_or_insert(now);
-        let Some(session) = connection.session() else { return };
+        let Some(session) = connection.session() else {
+            return;
+        };
         if session.loading.is_some() || session.behind.is_some() {
             return;
         }
@@ -358,16 +426,24 @@ impl Shard {
 
     /// It takes bytes again: tell it what it missed.
     pub(super) fn on_drained(&mut self, now: Instant, id: ConnId) {
-        let Some(connection) = self.touch(id) else { return };
+        let Some(connection) = self.touch(id) else {
+            return;
+        };
         connection.blocked_since = None;
         connection.unsent_bytes = 0;
-        let Some(session) = connection.session() else { return };
+        let Some(session) = connection.session() else {
+            return;
+        };
         if !session.streams.is_empty() {
             self.streaming.push(id);
         }
-        let Some(session) = self.session(id) else { return };
+        let Some(session) = self.session(id) else {
+            return;
+        };
         let room_id = session.room;
-        let Some(behind) = session.behind.take() else { return };
+        let Some(behind) = session.behind.take() else {
+            return;
+        };
         let mut missed = Vec::new();
         let room = self.room(room_id);
         let replayed = room.replay(behind.from, id, &mut missed);

@@ -66,7 +66,8 @@ pub struct Stats {
 
 impl Default for Stats {
     fn default() -> Self {
-        let histogram = |high| Histogram::new_with_bounds(1, high, 2).expect("constant bounds are valid");
+        let histogram =
+            |high| Histogram::new_with_bounds(1, high, 2).expect("constant bounds are valid");
         Self {
             runtime: RuntimeStats::default(),
             engine: EngineStats::default(),

@@ -59,13 +59,21 @@ impl Shard {
 
     fn look_at(&mut self, now: Instant, id: ConnId) {
         let limits = self.config.limits;
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         match due(connection, now, &limits) {
             Due::Nothing => {}
             Due::HeadTimeout => self.refuse(id, 408, "no whole request head arrived in time"),
             Due::LoadTimeout => {
                 self.count_refused("load_timeout");
-                self.close(now, id, 1013, "the room takes too long to load; try later", true);
+                self.close(
+                    now,
+                    id,
+                    1013,
+                    "the room takes too long to load; try later",
+                    true,
+                );
             }
             Due::SlowReader => self.give_up(now, id),
             Due::Dead => {
@@ -88,13 +96,16 @@ impl Shard {
 }
 
 fn due(connection: &Connection, now: Instant, limits: &super::SessionLimits) -> Due {
-    let over = |since: Instant, limit: Duration| now.0.saturating_sub(since.0) > limit.as_nanos() as u64;
+    let over =
+        |since: Instant, limit: Duration| now.0.saturating_sub(since.0) > limit.as_nanos() as u64;
     match &connection.stage {
         Stage::Closing { .. } => Due::Nothing,
         // Bytes that trickle in do not extend the time: `last_sent` is when it was accepted.
         Stage::Head(_) if over(connection.last_sent, limits.http_head_timeout) => Due::HeadTimeout,
         Stage::Head(_) => Due::Nothing,
-        Stage::Session(session) if session.loading.is_some() && over(session.since, limits.load_timeout) => {
+        Stage::Session(session)
+            if session.loading.is_some() && over(session.since, limits.load_timeout) =>
+        {
             Due::LoadTimeout
         }
         Stage::Session(_) => match connection.blocked_since {
