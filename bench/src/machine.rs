@@ -40,7 +40,11 @@ impl Machine {
                 .to_string_lossy()
                 .into_owned(),
             cpu: field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            // Not `available_parallelism`: by now this thread may be pinned.
+            cores: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
             memory_bytes: memory_kib.unwrap_or(0) * 1024,
             virtual_machine: field("flags").is_some_and(|flags| flags.contains(" hypervisor")),
             load_average: load

@@ -195,6 +195,7 @@ impl TimeArgs {
 
     fn pin(&self) -> Result<()> {
         process::raise_file_limit();
+        process::sharpen_timers();
         self.client_core.map_or(Ok(()), process::pin_current_thread)
     }
 }

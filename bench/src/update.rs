@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(text.get_string(&transaction).len(), 1_000);
         for client in 0x9000_0000..0x9000_0005u64 {
             assert_eq!(
-                u64::from(transaction.state_vector().get(&client.into())),
+                u64::from(transaction.state_vector().get(&yrs::ClientID::new(client))),
                 200
             );
         }
@@ -218,7 +218,7 @@ mod tests {
             let update = Update::decode_v1(&insert(one, clock)).unwrap();
             doc.transact_mut().apply_update(update).unwrap();
         }
-        let known = StateVector::from_iter([(one.into(), 20)]);
+        let known = StateVector::from_iter([(yrs::ClientID::new(one), 20)]);
         let diff = doc.transact().encode_state_as_update_v1(&known);
         assert_eq!(ranges(&diff), [(one, 20, 30)]);
     }
