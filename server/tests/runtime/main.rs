@@ -5,11 +5,10 @@ mod toy;
 
 use collabblocks_server::runtime::{LogSync, RuntimeKind, UNAVAILABLE};
 use collabblocks_server::shard::{ControlReply, ControlRequest, ShardId};
-use harness::{Hogs, Set, Stage, alone, descriptors, echo, expect, file, get, until};
+use harness::{Hogs, Set, alone, descriptors, echo, expect, file, get, until};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 macro_rules! on_each_runtime {
