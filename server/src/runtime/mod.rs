@@ -78,7 +78,7 @@ pub(crate) const ACCEPT_REST_NS: u64 = 100_000_000;
 pub(crate) const CLOSE_NS_MAX: u64 = 1_000_000_000;
 
 /// What a peer reads when the control plane cannot take its request.
-pub(crate) const UNAVAILABLE: &[u8] =
+pub const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
 
 /// The monotonic clock.
