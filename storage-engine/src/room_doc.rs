@@ -34,12 +34,7 @@ impl RoomDoc {
     /// Guard, then apply. `cut_gaps`: true for a SyncStep2, whose causal part is taken; false for
     /// an Update, which is taken whole or answered [`Refusal::Gap`]. Never panics on any input; on
     /// `Err` the document is as it was.
-    pub fn apply(
-        &mut self,
-        _update: &[u8],
-        _cut_gaps: bool,
-        _limits: &Limits,
-    ) -> Result<Applied, Refusal> {
+    pub fn apply(&mut self, _update: &[u8], _cut_gaps: bool, _limits: &Limits) -> Result<Applied, Refusal> {
         unimplemented!()
     }
 
