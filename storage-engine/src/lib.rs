@@ -19,4 +19,4 @@ pub use config::*;
 pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use job::{Job, JobDone};
-pub use room_doc::{Applied, RoomDoc};
+pub use room_doc::{Applied, RoomDoc, split_update};

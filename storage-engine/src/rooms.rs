@@ -47,10 +47,6 @@ pub(crate) struct Room {
     pub(crate) idle_since: Nanos,
     /// It stands in the queue of idle rooms.
     pub(crate) idle_queued: bool,
-    /// An upper bound of its encoded state.
-    pub(crate) state_bytes: usize,
-    /// That bound when it was last exact.
-    pub(crate) state_bytes_measured: usize,
 }
 
 impl Room {
@@ -68,8 +64,6 @@ impl Room {
             holds: 0,
             idle_since: 0,
             idle_queued: false,
-            state_bytes: 0,
-            state_bytes_measured: 0,
         }
     }
 }
