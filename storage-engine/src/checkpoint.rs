@@ -79,7 +79,10 @@ impl Upkeep {
 
     /// Begins a new snapshot segment.
     pub(crate) fn next_tail(&mut self) {
-        self.tail = Tail { segment: self.next_segment, offset: 0 };
+        self.tail = Tail {
+            segment: self.next_segment,
+            offset: 0,
+        };
         self.next_segment += 1;
     }
 }
@@ -87,7 +90,9 @@ impl Upkeep {
 impl Engine {
     /// Puts a room into the queue of those to be snapshotted, unless it is there or on its way.
     pub(crate) fn want_snapshot(&mut self, id: RoomId) {
-        let Some(room) = self.rooms.get_mut(id) else { return };
+        let Some(room) = self.rooms.get_mut(id) else {
+            return;
+        };
         if room.pin.is_some() && room.snapshotting.is_none() && !room.snapshot_queued {
             room.snapshot_queued = true;
             self.upkeep.queue.push_back(id);
@@ -118,12 +123,16 @@ impl Engine {
     /// The next of the jobs that take turns.
     fn next_upkeep(&mut self) -> Option<Work> {
         let up = &mut self.upkeep;
-        let full = up.staged_bytes >= BATCH_BYTES || up.staged.len() >= BATCH_ROOMS || up.queue.is_empty();
+        let full =
+            up.staged_bytes >= BATCH_BYTES || up.staged.len() >= BATCH_ROOMS || up.queue.is_empty();
         // A snapshot that is durable before the records it covers could name a room that is not.
         if full && !up.staged.is_empty() && up.staged_needs <= self.log.durable_lsn() {
             up.staged_bytes = 0;
             up.staged_needs = Lsn(0);
-            return Some(Work::Store { tail: up.tail, batch: std::mem::take(&mut up.staged) });
+            return Some(Work::Store {
+                tail: up.tail,
+                batch: std::mem::take(&mut up.staged),
+            });
         }
         if let Some(low) = self.movable_low() {
             return Some(Work::Manifest(self.next_manifest(low, None)));
@@ -155,15 +164,22 @@ impl Engine {
             return None;
         }
         let (low, high) = self.log.live_segments();
-        let needed = self.rooms.pins().next().map_or(high, |(pin, _)| self.log.segment_of(pin));
-        let needed = needed.min(self.log.segment_of(self.log.durable_lsn())).min(high);
+        let needed = self
+            .rooms
+            .pins()
+            .next()
+            .map_or(high, |(pin, _)| self.log.segment_of(pin));
+        let needed = needed
+            .min(self.log.segment_of(self.log.durable_lsn()))
+            .min(high);
         (needed > low).then_some(needed.0)
     }
 
     /// Queues the rooms that pin the oldest segment, once it has to go.
     fn want_checkpoint(&mut self, now: Nanos, next: &mut Deadline) {
         let up = &self.upkeep;
-        let at_work = up.busy || !up.queue.is_empty() || !up.staged.is_empty() || !up.installing.is_empty();
+        let at_work =
+            up.busy || !up.queue.is_empty() || !up.staged.is_empty() || !up.installing.is_empty();
         if at_work || now < up.retry_at || !self.log_too_long() {
             return;
         }
@@ -188,7 +204,9 @@ impl Engine {
     fn encode_some(&mut self, now: Nanos, next: &mut Deadline) {
         let mut budget = ENCODE_BYTES_MAX;
         while self.upkeep.staged_bytes < BATCH_BYTES && self.upkeep.staged.len() < BATCH_ROOMS {
-            let Some(&id) = self.upkeep.queue.front() else { return };
+            let Some(&id) = self.upkeep.queue.front() else {
+                return;
+            };
             let size = self.rooms.get(id).map_or(0, |room| match &room.doc {
                 DocState::Ready(doc) => doc.memory_estimate(),
                 _ => 0,
@@ -205,21 +223,38 @@ impl Engine {
 
     fn encode(&mut self, now: Nanos, id: RoomId) {
         let covers = self.log.appended_lsn();
-        let Some(room) = self.rooms.get_mut(id) else { return };
+        let Some(room) = self.rooms.get_mut(id) else {
+            return;
+        };
         room.snapshot_queued = false;
-        let (DocState::Ready(doc), Some(key), Some(_)) = (&room.doc, room.key, room.pin) else { return };
+        let (DocState::Ready(doc), Some(key), Some(_)) = (&room.doc, room.key, room.pin) else {
+            return;
+        };
         let Ok(state) = doc.encode_state() else {
             room.snapshot_retry_at = now.saturating_add(nanos(ROOM_RETRY));
             return;
         };
         let mut state_vector = Vec::new();
         doc.state_vector(&mut state_vector);
-        room.snapshotting = Some(Snapshotting { seq: room.seq, next_pin: None, stored: None });
+        room.snapshotting = Some(Snapshotting {
+            seq: room.seq,
+            next_pin: None,
+            stored: None,
+        });
         let up = &mut self.upkeep;
         up.staged_bytes += state.len();
         up.staged_needs = up.staged_needs.max(room.durable_at);
-        let body = Body { state_vector, state };
-        up.staged.push(Encoded { name: room.name.clone(), key, seq: room.seq, covers, body });
+        let body = Body {
+            state_vector,
+            state,
+        };
+        up.staged.push(Encoded {
+            name: room.name.clone(),
+            key,
+            seq: room.seq,
+            covers,
+            body,
+        });
     }
 
     /// A batch of snapshots was stored, or not: what is durable is announced in the log.
@@ -238,22 +273,32 @@ impl Engine {
             }
         };
         for (name, result) in stored.rooms {
-            let id = self.rooms.find(&name).expect("a room stays in memory until its snapshot ended");
+            let id = self
+                .rooms
+                .find(&name)
+                .expect("a room stays in memory until its snapshot ended");
             let (key, seq) = {
                 let room = self.rooms.get(id).expect("it was just found");
-                (room.key.expect("a snapshotted room is logged"), room.snapshotting.as_ref().map(|s| s.seq))
+                (
+                    room.key.expect("a snapshotted room is logged"),
+                    room.snapshotting.as_ref().map(|s| s.seq),
+                )
             };
             let announced = result.ok().filter(|_| durable).and_then(|at| {
                 assert_eq!(Some(at.seq), seq, "the snapshot is the one under way");
                 let payload = [at.covers.0.to_le_bytes(), at.seq.to_le_bytes()];
                 let kind = RecordKind::SnapshotInstalled;
-                let appended = self.log.append(kind, key, at.seq, &[&payload[0], &payload[1]]).ok()?;
+                let appended = self
+                    .log
+                    .append(kind, key, at.seq, &[&payload[0], &payload[1]])
+                    .ok()?;
                 Some((at, appended.durable_at))
             });
             let room = self.rooms.get_mut(id).expect("it was just found");
             match (announced, &mut room.snapshotting) {
                 (Some((at, durable_at)), Some(snapshotting)) => {
                     snapshotting.stored = Some((at, durable_at));
+                    self.segments.read_begins(at.segment);
                     self.upkeep.installing.push_back((durable_at, id));
                 }
                 _ => {
@@ -283,11 +328,15 @@ impl Engine {
                 return;
             }
             self.upkeep.installing.pop_front();
-            let room = self.rooms.get_mut(id).expect("a room stays in memory until its snapshot ended");
+            let room = self
+                .rooms
+                .get_mut(id)
+                .expect("a room stays in memory until its snapshot ended");
             let done = room.snapshotting.take().expect("its snapshot is under way");
             let (at, _) = done.stored.expect("it was stored");
             let name = room.name.clone();
             self.rooms.set_pin(id, done.next_pin);
+            self.segments.read_ended(at.segment);
             self.segments.born(at);
             if let Some(before) = self.rooms.set_snapshot(&name, at) {
                 self.segments.died(before);

@@ -35,8 +35,15 @@ impl Engine {
         }
         match self.compaction.as_mut()? {
             Compaction::Listing(id) => {
-                let durable_bytes = self.segments.get(*id).expect("a victim is known").durable_bytes;
-                Some(Work::List { segment: *id, durable_bytes })
+                let durable_bytes = self
+                    .segments
+                    .get(*id)
+                    .expect("a victim is known")
+                    .durable_bytes;
+                Some(Work::List {
+                    segment: *id,
+                    durable_bytes,
+                })
             }
             Compaction::Copying(id, left) => {
                 let mut entries = Vec::new();
@@ -49,7 +56,10 @@ impl Engine {
                     }
                 }
                 if !entries.is_empty() {
-                    return Some(Work::Copy { tail: self.upkeep.tail, entries });
+                    return Some(Work::Copy {
+                        tail: self.upkeep.tail,
+                        entries,
+                    });
                 }
                 let id = *id;
                 if self.segments.get(id).expect("a victim is known").readers > 0 {
@@ -69,7 +79,11 @@ impl Engine {
         }
     }
 
-    pub(crate) fn on_listed(&mut self, id: u32, found: Result<Vec<(Box<str>, SnapshotRef)>, String>) {
+    pub(crate) fn on_listed(
+        &mut self,
+        id: u32,
+        found: Result<Vec<(Box<str>, SnapshotRef)>, String>,
+    ) {
         self.upkeep.busy = false;
         self.compaction = match found {
             Ok(mut entries) => {

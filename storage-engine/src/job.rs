@@ -25,7 +25,11 @@ pub(crate) enum Work {
     /// The log's own.
     Log(LogJob),
     /// Read a room's snapshot and make its document.
-    Load { room: RoomId, name: Box<str>, at: SnapshotRef },
+    Load {
+        room: RoomId,
+        name: Box<str>,
+        at: SnapshotRef,
+    },
     /// Make a room's document again, from its snapshot and the log.
     Rebuild(Rebuild),
     /// Store a batch of snapshots.
@@ -35,7 +39,10 @@ pub(crate) enum Work {
     /// List the entries of a snapshot segment.
     List { segment: u32, durable_bytes: u64 },
     /// Copy snapshots out of a segment.
-    Copy { tail: Tail, entries: Vec<(Box<str>, SnapshotRef)> },
+    Copy {
+        tail: Tail,
+        entries: Vec<(Box<str>, SnapshotRef)>,
+    },
     /// Remove a dead snapshot segment.
     Remove { segment: u32 },
     /// Ask how much space is left.
@@ -66,7 +73,11 @@ impl Job {
             Work::Log(job) => Done::Log(job.run(disk)),
             Work::Load { room, name, at } => {
                 let doc = Entry::read(disk, dir, &name, at).and_then(|entry| entry.document());
-                Done::Load { room, segment: at.segment, doc: doc.map(Box::new) }
+                Done::Load {
+                    room,
+                    segment: at.segment,
+                    doc: doc.map(Box::new),
+                }
             }
             Work::Rebuild(rebuild) => Done::Rebuild {
                 room: rebuild.room,
@@ -78,9 +89,13 @@ impl Job {
                 let result = manifest.store(disk, &dir.root);
                 Done::Manifest(manifest, result)
             }
-            Work::List { segment, durable_bytes } => {
-                Done::List(segment, copy::entries(disk, dir, segment, durable_bytes).map_err(|e| e.to_string()))
-            }
+            Work::List {
+                segment,
+                durable_bytes,
+            } => Done::List(
+                segment,
+                copy::entries(disk, dir, segment, durable_bytes).map_err(|e| e.to_string()),
+            ),
             Work::Copy { tail, entries } => Done::Copy(copy::copy(disk, dir, tail, entries)),
             Work::Remove { segment } => {
                 let removed = disk.remove(&dir.snapshot(segment));
@@ -100,8 +115,16 @@ pub struct JobDone {
 /// What came of it.
 pub(crate) enum Done {
     Log(LogJobDone),
-    Load { room: RoomId, segment: u32, doc: Result<Box<RoomDoc>, String> },
-    Rebuild { room: RoomId, segment: Option<u32>, doc: Result<Box<RoomDoc>, String> },
+    Load {
+        room: RoomId,
+        segment: u32,
+        doc: Result<Box<RoomDoc>, String>,
+    },
+    Rebuild {
+        room: RoomId,
+        segment: Option<u32>,
+        doc: Result<Box<RoomDoc>, String>,
+    },
     Store(Stored),
     Manifest(Manifest, io::Result<()>),
     List(u32, Result<Vec<(Box<str>, SnapshotRef)>, String>),

@@ -3,17 +3,25 @@
 //! This crate knows no sockets and no wire protocols. [`Engine`] is a state machine beside the
 //! shard: it asks for log writes and blocking jobs, and is told how they ended.
 
+mod checkpoint;
 mod commit;
+mod compact;
 mod config;
 mod engine;
+mod evict;
 mod frame;
 pub mod guard;
 mod index;
 mod job;
 mod manifest;
 mod open;
+mod paths;
+mod rebuild;
+mod replay;
 mod room_doc;
 mod rooms;
+mod snapshot;
+mod space;
 
 pub use config::*;
 pub use engine::Engine;

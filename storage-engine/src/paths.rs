@@ -12,7 +12,10 @@ pub(crate) struct ShardDir {
 
 impl ShardDir {
     pub(crate) fn new(root: &Path, identity: Identity) -> Self {
-        Self { root: root.into(), identity }
+        Self {
+            root: root.into(),
+            identity,
+        }
     }
 
     /// The log's segments.

@@ -15,7 +15,7 @@ mod segment;
 mod types;
 
 pub use disk::{AlignedBuf, Disk, FsDisk};
-pub use log::{Log, LogJob, LogJobDone};
+pub use log::{Log, LogJob, LogJobDone, read};
 pub use types::*;
 
 #[cfg(test)]

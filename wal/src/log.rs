@@ -4,6 +4,7 @@ mod job;
 mod open;
 
 pub use job::{LogJob, LogJobDone};
+pub use open::read;
 
 use crate::batch::{Batch, BufferPool, Finish, record_bytes};
 use crate::format::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, padded};

@@ -27,10 +27,16 @@ pub(crate) fn segment_header(dir: &ShardDir, id: u32) -> Vec<u8> {
 }
 
 /// Checks a segment's first block.
-pub(crate) fn check_segment_header(dir: &ShardDir, id: u32, block: &[u8]) -> Result<(), FrameError> {
+pub(crate) fn check_segment_header(
+    dir: &ShardDir,
+    id: u32,
+    block: &[u8],
+) -> Result<(), FrameError> {
     frame::unseal(SEGMENT_MAGIC, SEGMENT_VERSION, block)?;
     if block != segment_header(dir, id) {
-        return Err(FrameError::Damaged("it belongs to another store, shard or segment"));
+        return Err(FrameError::Damaged(
+            "it belongs to another store, shard or segment",
+        ));
     }
     Ok(())
 }
@@ -58,8 +64,17 @@ impl EntryHeader {
     }
 
     /// The header's bytes; its checksum covers `name` and the segment's identity too.
-    pub(crate) fn encode(&self, dir: &ShardDir, segment: u32, name: &str) -> [u8; ENTRY_HEADER_BYTES] {
-        assert_eq!(usize::from(self.name_bytes), name.len(), "the header is this room's");
+    pub(crate) fn encode(
+        &self,
+        dir: &ShardDir,
+        segment: u32,
+        name: &str,
+    ) -> [u8; ENTRY_HEADER_BYTES] {
+        assert_eq!(
+            usize::from(self.name_bytes),
+            name.len(),
+            "the header is this room's"
+        );
         let mut out = [0; ENTRY_HEADER_BYTES];
         out[0..4].copy_from_slice(&ENTRY_MAGIC.to_le_bytes());
         out[4..6].copy_from_slice(&ENTRY_VERSION.to_le_bytes());
@@ -112,26 +127,36 @@ pub(crate) fn decode_entry<'a>(
     bytes: &'a [u8],
 ) -> Result<Found<'a>, EntryError> {
     if bytes.len() < ENTRY_ALIGN || bytes[..4] == [0; 4] {
-        let block_end = bytes.len().min(BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize);
+        let block_end = bytes
+            .len()
+            .min(BLOCK_BYTES - (offset % BLOCK_BYTES as u64) as usize);
         return match bytes[..block_end].iter().all(|&b| b == 0) {
             true => Ok(Found::Padding),
-            false => Err(EntryError::Damaged("the padding after the last entry is not zero")),
+            false => Err(EntryError::Damaged(
+                "the padding after the last entry is not zero",
+            )),
         };
     }
-    let header: &[u8; ENTRY_HEADER_BYTES] =
-        bytes.first_chunk().ok_or(EntryError::Damaged("an entry's header is cut short"))?;
+    let header: &[u8; ENTRY_HEADER_BYTES] = bytes
+        .first_chunk()
+        .ok_or(EntryError::Damaged("an entry's header is cut short"))?;
     let u16_at = |at: usize| u16::from_le_bytes(header[at..at + 2].try_into().expect("two bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
-    let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let u64_at =
+        |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     if u32_at(0) != ENTRY_MAGIC {
-        return Err(EntryError::Damaged("an entry does not begin with its magic number"));
+        return Err(EntryError::Damaged(
+            "an entry does not begin with its magic number",
+        ));
     }
     let name_bytes = u16_at(6);
     let name = bytes[ENTRY_HEADER_BYTES..]
         .get(..usize::from(name_bytes))
         .ok_or(EntryError::Damaged("an entry's name is cut short"))?;
     if header_crc(dir, segment, header, name) != u32_at(8) {
-        return Err(EntryError::Damaged("an entry's header does not match its checksum"));
+        return Err(EntryError::Damaged(
+            "an entry's header does not match its checksum",
+        ));
     }
     if u16_at(4) != ENTRY_VERSION {
         return Err(EntryError::Newer(u16_at(4)));
@@ -147,12 +172,17 @@ pub(crate) fn decode_entry<'a>(
         offset: u64_at(48),
     };
     if found.offset != offset {
-        return Err(EntryError::Damaged("an entry was written to another place than it names"));
+        return Err(EntryError::Damaged(
+            "an entry was written to another place than it names",
+        ));
     }
     if found.raw_bytes > RAW_BYTES_MAX {
-        return Err(EntryError::Damaged("an entry claims to be larger than any may be"));
+        return Err(EntryError::Damaged(
+            "an entry claims to be larger than any may be",
+        ));
     }
-    let name = str::from_utf8(name).map_err(|_| EntryError::Damaged("a room's name is not UTF-8"))?;
+    let name =
+        str::from_utf8(name).map_err(|_| EntryError::Damaged("a room's name is not UTF-8"))?;
     Ok(Found::Entry(found, name))
 }
 
@@ -168,10 +198,14 @@ pub(crate) struct Body {
 impl Body {
     /// Archived and compressed: `(raw bytes, payload)`.
     pub(crate) fn encode(&self) -> Result<(u32, Vec<u8>), String> {
-        let raw = rkyv::to_bytes::<rkyv::rancor::Error>(self).map_err(|e| format!("it cannot be archived: {e}"))?;
-        let raw_bytes = u32::try_from(raw.len()).ok().filter(|&len| len <= RAW_BYTES_MAX);
+        let raw = rkyv::to_bytes::<rkyv::rancor::Error>(self)
+            .map_err(|e| format!("it cannot be archived: {e}"))?;
+        let raw_bytes = u32::try_from(raw.len())
+            .ok()
+            .filter(|&len| len <= RAW_BYTES_MAX);
         let raw_bytes = raw_bytes.ok_or("it is larger than a snapshot may be")?;
-        let payload = zstd::bulk::compress(&raw, 3).map_err(|e| format!("it cannot be compressed: {e}"))?;
+        let payload =
+            zstd::bulk::compress(&raw, 3).map_err(|e| format!("it cannot be compressed: {e}"))?;
         Ok((raw_bytes, payload))
     }
 
@@ -184,6 +218,7 @@ impl Body {
         if got != raw_bytes as usize {
             return Err(format!("it holds {got} bytes instead of {raw_bytes}"));
         }
-        rkyv::from_bytes::<Self, rkyv::rancor::Error>(&raw).map_err(|e| format!("its content does not validate: {e}"))
+        rkyv::from_bytes::<Self, rkyv::rancor::Error>(&raw)
+            .map_err(|e| format!("its content does not validate: {e}"))
     }
 }

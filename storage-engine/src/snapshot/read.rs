@@ -15,31 +15,62 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Reads the entry that the index names (blocking). `Err` says why it cannot be trusted.
-    pub(crate) fn read(disk: &dyn Disk, dir: &ShardDir, name: &str, at: SnapshotRef) -> Result<Self, String> {
+    pub(crate) fn read(
+        disk: &dyn Disk,
+        dir: &ShardDir,
+        name: &str,
+        at: SnapshotRef,
+    ) -> Result<Self, String> {
         let begin = at.offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let start = (at.offset - begin) as usize;
         let end = start + at.len as usize;
         let mut window = AlignedBuf::zeroed(end.next_multiple_of(BLOCK_BYTES));
         let path = dir.snapshot(at.segment);
-        let got = disk.read_at(&path, begin, window.as_mut_slice()).map_err(|e| format!("{}: {e}", path.display()))?;
+        let got = disk
+            .read_at(&path, begin, window.as_mut_slice())
+            .map_err(|e| format!("{}: {e}", path.display()))?;
         if got < end {
             return Err(format!("{} is cut short", path.display()));
         }
         let bytes = &window.as_slice()[start..end];
         let header = match format::decode_entry(dir, at.segment, at.offset, bytes) {
             Ok(Found::Entry(header, found)) if found == name => header,
-            Ok(_) => return Err(format!("{} holds something else at {}", path.display(), at.offset)),
-            Err(EntryError::Damaged(why)) => return Err(format!("{} at {}: {why}", path.display(), at.offset)),
-            Err(EntryError::Newer(v)) => return Err(format!("{}: entry version {v} is newer", path.display())),
+            Ok(_) => {
+                return Err(format!(
+                    "{} holds something else at {}",
+                    path.display(),
+                    at.offset
+                ));
+            }
+            Err(EntryError::Damaged(why)) => {
+                return Err(format!("{} at {}: {why}", path.display(), at.offset));
+            }
+            Err(EntryError::Newer(v)) => {
+                return Err(format!("{}: entry version {v} is newer", path.display()));
+            }
         };
         let payload = bytes.get(payload_start(&header)..).unwrap_or_default();
-        if header.entry_bytes() != u64::from(at.len) || crc32fast::hash(payload) != header.payload_crc {
-            return Err(format!("{} at {}: its checksum does not match", path.display(), at.offset));
+        if header.entry_bytes() != u64::from(at.len)
+            || crc32fast::hash(payload) != header.payload_crc
+        {
+            return Err(format!(
+                "{} at {}: its checksum does not match",
+                path.display(),
+                at.offset
+            ));
         }
         if header.key != at.key || header.seq != at.seq {
-            return Err(format!("{} at {}: it is of another room or time", path.display(), at.offset));
+            return Err(format!(
+                "{} at {}: it is of another room or time",
+                path.display(),
+                at.offset
+            ));
         }
-        Ok(Self { window, start, header })
+        Ok(Self {
+            window,
+            start,
+            header,
+        })
     }
 
     /// Compressed.
@@ -61,7 +92,8 @@ fn payload_start(header: &EntryHeader) -> usize {
 
 /// The document that a body holds, checked to be at the state vector it claims.
 pub(crate) fn document(body: &Body) -> Result<RoomDoc, String> {
-    let doc = RoomDoc::from_state(&body.state).map_err(|e| format!("its state cannot be read: {e}"))?;
+    let doc =
+        RoomDoc::from_state(&body.state).map_err(|e| format!("its state cannot be read: {e}"))?;
     let mut vector = Vec::new();
     doc.state_vector(&mut vector);
     if !same_vector(&vector, &body.state_vector) {

@@ -34,7 +34,10 @@ pub(crate) fn scan(
     visit: &mut dyn FnMut(&str, SnapshotRef) -> Result<(), OpenError>,
 ) -> Result<Scanned, OpenError> {
     let path = dir.snapshot(id);
-    let io_error = |error| OpenError::Io { path: path.clone(), error };
+    let io_error = |error| OpenError::Io {
+        path: path.clone(),
+        error,
+    };
     let file_bytes = match disk.len(&path) {
         Ok(len) => len,
         Err(error) if error.kind() == io::ErrorKind::NotFound && durable_bytes == 0 => 0,
@@ -46,15 +49,30 @@ pub(crate) fn scan(
     if file_bytes < durable_bytes {
         return Err(damaged(&path, file_bytes, "the file is cut short"));
     }
-    let mut window = Window { disk, path: path.clone(), buffer: AlignedBuf::zeroed(WINDOW_BYTES), begin: 0, filled: 0 };
+    let mut window = Window {
+        disk,
+        path: path.clone(),
+        buffer: AlignedBuf::zeroed(WINDOW_BYTES),
+        begin: 0,
+        filled: 0,
+    };
     let block = window.at(0, BLOCK_BYTES).map_err(io_error)?;
     match format::check_segment_header(dir, id, block) {
         Ok(()) => {}
         Err(FrameError::Newer(version)) => {
-            return Err(OpenError::Newer { path, what: format!("snapshot segment version {version}") });
+            return Err(OpenError::Newer {
+                path,
+                what: format!("snapshot segment version {version}"),
+            });
         }
         Err(FrameError::Damaged(why)) if durable_bytes > 0 => return Err(damaged(&path, 0, why)),
-        Err(FrameError::Damaged(_)) => return Ok(Scanned { end: 0, file_bytes, clean: false }),
+        Err(FrameError::Damaged(_)) => {
+            return Ok(Scanned {
+                end: 0,
+                file_bytes,
+                clean: false,
+            });
+        }
     }
     let mut end = BLOCK_BYTES as u64;
     let mut offset = end;
@@ -62,7 +80,9 @@ pub(crate) fn scan(
         if offset >= file_bytes {
             break true;
         }
-        let bytes = window.at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX)).map_err(io_error)?;
+        let bytes = window
+            .at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))
+            .map_err(io_error)?;
         let vouched = offset < durable_bytes;
         let why = match format::decode_entry(dir, id, offset, bytes) {
             // A batch is padded to whole blocks: zeros at the start of one are no padding of its.
@@ -77,8 +97,9 @@ pub(crate) fn scan(
                     seq: header.seq,
                     covers: header.covers,
                     segment: id,
-                    len: u32::try_from(header.entry_bytes())
-                        .map_err(|_| damaged(&path, offset, "an entry is larger than any may be"))?,
+                    len: u32::try_from(header.entry_bytes()).map_err(|_| {
+                        damaged(&path, offset, "an entry is larger than any may be")
+                    })?,
                     offset,
                 };
                 let entry_end = offset + header.entry_bytes();
@@ -96,7 +117,10 @@ pub(crate) fn scan(
                 }
             }
             Err(EntryError::Newer(version)) => {
-                return Err(OpenError::Newer { path, what: format!("snapshot entry version {version}") });
+                return Err(OpenError::Newer {
+                    path,
+                    what: format!("snapshot entry version {version}"),
+                });
             }
             Err(EntryError::Damaged(why)) => why,
         };
@@ -106,9 +130,17 @@ pub(crate) fn scan(
         break false;
     };
     if end < durable_bytes {
-        return Err(damaged(&path, end, "fewer entries are there than were made durable"));
+        return Err(damaged(
+            &path,
+            end,
+            "fewer entries are there than were made durable",
+        ));
     }
-    Ok(Scanned { end, file_bytes, clean })
+    Ok(Scanned {
+        end,
+        file_bytes,
+        clean,
+    })
 }
 
 fn damaged(path: &std::path::Path, offset: u64, why: &str) -> OpenError {
@@ -139,7 +171,11 @@ impl Window<'_> {
             self.filled = 0;
             while self.filled < self.buffer.len() {
                 let place = self.begin + self.filled as u64;
-                let got = self.disk.read_at(&self.path, place, &mut self.buffer.as_mut_slice()[self.filled..])?;
+                let got = self.disk.read_at(
+                    &self.path,
+                    place,
+                    &mut self.buffer.as_mut_slice()[self.filled..],
+                )?;
                 self.filled += got;
                 if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
                     break;

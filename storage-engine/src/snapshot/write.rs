@@ -8,7 +8,7 @@ use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, Lsn, RoomKey};
 use std::io;
 
 /// Where the next batch goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Tail {
     pub(crate) segment: u32,
     /// A multiple of a block; 0 while the file has not been made.
@@ -41,10 +41,17 @@ impl<'a> Writer<'a> {
     }
 
     /// Adds an entry; `header`'s place is set to where it goes.
-    pub(crate) fn push(&mut self, name: &str, mut header: EntryHeader, payload: &[u8]) -> SnapshotRef {
-        self.buffer.resize(self.buffer.len().next_multiple_of(ENTRY_ALIGN));
+    pub(crate) fn push(
+        &mut self,
+        name: &str,
+        mut header: EntryHeader,
+        payload: &[u8],
+    ) -> SnapshotRef {
+        self.buffer
+            .resize(self.buffer.len().next_multiple_of(ENTRY_ALIGN));
         header.offset = self.tail.offset + self.buffer.len() as u64;
-        self.buffer.extend_from_slice(&header.encode(self.dir, self.tail.segment, name));
+        self.buffer
+            .extend_from_slice(&header.encode(self.dir, self.tail.segment, name));
         self.buffer.extend_from_slice(name.as_bytes());
         self.buffer.extend_from_slice(payload);
         SnapshotRef {
@@ -52,7 +59,8 @@ impl<'a> Writer<'a> {
             seq: header.seq,
             covers: header.covers,
             segment: self.tail.segment,
-            len: u32::try_from(header.entry_bytes()).expect("a name and a payload below 2^31 bytes"),
+            len: u32::try_from(header.entry_bytes())
+                .expect("a name and a payload below 2^31 bytes"),
             offset: header.offset,
         }
     }
@@ -64,7 +72,8 @@ impl<'a> Writer<'a> {
 
     /// Makes the batch durable (blocking); gives back where the next one goes.
     pub(crate) fn store(mut self, disk: &dyn Disk) -> io::Result<Tail> {
-        self.buffer.resize(self.buffer.len().next_multiple_of(BLOCK_BYTES));
+        self.buffer
+            .resize(self.buffer.len().next_multiple_of(BLOCK_BYTES));
         let path = self.dir.snapshot(self.tail.segment);
         if self.tail.offset == 0 {
             disk.create_dir(&self.dir.snapshots())?;
@@ -74,7 +83,10 @@ impl<'a> Writer<'a> {
         if self.tail.offset == 0 {
             disk.sync_dir(&self.dir.snapshots())?;
         }
-        Ok(Tail { offset: self.tail.offset + self.buffer.len() as u64, ..self.tail })
+        Ok(Tail {
+            offset: self.tail.offset + self.buffer.len() as u64,
+            ..self.tail
+        })
     }
 }
 
@@ -94,12 +106,17 @@ pub(crate) fn store(disk: &dyn Disk, dir: &ShardDir, tail: Tail, batch: Vec<Enco
     let rooms = batch
         .into_iter()
         .map(|room| {
-            let stored = prepare(&room).map(|(header, payload)| writer.push(&room.name, header, &payload));
+            let stored =
+                prepare(&room).map(|(header, payload)| writer.push(&room.name, header, &payload));
             (room.name, stored)
         })
         .collect();
     let bytes = writer.bytes() as u64;
-    Stored { rooms, tail: writer.store(disk), bytes }
+    Stored {
+        rooms,
+        tail: writer.store(disk),
+        bytes,
+    }
 }
 
 /// Header and payload of a room. What cannot be read again is never stored: it would replace a
@@ -115,10 +132,12 @@ fn prepare(room: &Encoded) -> Result<(EntryHeader, Vec<u8>), String> {
         key: room.key,
         seq: room.seq,
         covers: room.covers,
-        payload_bytes: u32::try_from(payload.len()).map_err(|_| "it is larger than a snapshot may be")?,
+        payload_bytes: u32::try_from(payload.len())
+            .map_err(|_| "it is larger than a snapshot may be")?,
         raw_bytes,
         payload_crc: crc32fast::hash(&payload),
-        name_bytes: u16::try_from(room.name.len()).map_err(|_| "its name is longer than a snapshot can carry")?,
+        name_bytes: u16::try_from(room.name.len())
+            .map_err(|_| "its name is longer than a snapshot can carry")?,
         offset: 0,
     };
     Ok((header, payload))
