@@ -17,14 +17,17 @@ mod manifest;
 mod open;
 mod paths;
 mod rebuild;
+mod rehome;
 mod replay;
 mod room_doc;
 mod rooms;
 mod snapshot;
 mod space;
+mod store;
 
 pub use config::*;
 pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use job::{Job, JobDone};
+pub use store::{Store, home_shard};
 pub use room_doc::{Applied, RoomDoc, split_update};

@@ -126,7 +126,7 @@ fn begin(disk: &dyn Disk, dir: &ShardDir) -> Result<Manifest, OpenError> {
 }
 
 /// Makes the log of a new shard, and the manifest that says so.
-fn make_log(
+pub(crate) fn make_log(
     disk: &dyn Disk,
     dir: &ShardDir,
     config: &EngineConfig,
@@ -248,7 +248,7 @@ fn newest(rooms: &mut Rooms, dir: &ShardDir, name: &str, at: SnapshotRef) -> Res
 }
 
 /// The names in a directory, none where it is absent.
-fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
+pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
     match disk.list(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         listed => listed.map_err(at(dir)),

@@ -121,7 +121,7 @@ pub(crate) fn store(disk: &dyn Disk, dir: &ShardDir, tail: Tail, batch: Vec<Enco
 
 /// Header and payload of a room. What cannot be read again is never stored: it would replace a
 /// snapshot that can.
-fn prepare(room: &Encoded) -> Result<(EntryHeader, Vec<u8>), String> {
+pub(crate) fn prepare(room: &Encoded) -> Result<(EntryHeader, Vec<u8>), String> {
     let (raw_bytes, payload) = room.body.encode()?;
     let again = Body::decode(raw_bytes, &payload)?;
     if again != room.body {
