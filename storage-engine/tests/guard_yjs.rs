@@ -15,7 +15,10 @@ fn fixtures() -> PathBuf {
 }
 
 fn from_hex(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -23,7 +26,10 @@ fn to_hex(bytes: &[u8]) -> String {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number"))
+    })
 }
 
 /// A running generator; ended when dropped.
@@ -44,7 +50,12 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
     println!("COLLABBLOCKS_SEED={seed}");
     let child = Command::new("node")
         .current_dir(fixtures())
-        .args(["edit.mjs".to_owned(), seed.to_string(), episodes.to_string(), operations.to_string()])
+        .args([
+            "edit.mjs".to_owned(),
+            seed.to_string(),
+            episodes.to_string(),
+            operations.to_string(),
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -68,9 +79,16 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                 let update = from_hex(rest);
                 let applied = room.apply(&update, word == "step2", &limits);
                 let taken = matches!(applied, Ok(Applied::New | Applied::Known));
-                assert!(taken, "seed {seed}, episode {episode}, step {step}: {applied:?} for {rest}");
+                assert!(
+                    taken,
+                    "seed {seed}, episode {episode}, step {step}: {applied:?} for {rest}"
+                );
                 // What was just taken is known.
-                assert_eq!(room.apply(&update, false, &limits), Ok(Applied::Known), "seed {seed}: {rest}");
+                assert_eq!(
+                    room.apply(&update, false, &limits),
+                    Ok(Applied::Known),
+                    "seed {seed}: {rest}"
+                );
             }
             "check" => {
                 let state = room.encode_state().unwrap();
@@ -81,7 +99,10 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                 again.state_vector(&mut vector_again);
                 assert_eq!(vector, vector_again);
                 // Everything is known to the reloaded room, deletions included.
-                assert_eq!(room.apply(&again.encode_state().unwrap(), false, &limits), Ok(Applied::Known));
+                assert_eq!(
+                    room.apply(&again.encode_state().unwrap(), false, &limits),
+                    Ok(Applied::Known)
+                );
                 writeln!(answers, "{} {}", to_hex(&state), to_hex(&vector)).unwrap();
             }
             "split" => {
@@ -90,7 +111,10 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                 let parts = split_update(&state, rest.parse().unwrap());
                 for part in &parts {
                     // A part that deletes what came as a tombstone is known.
-                    assert!(matches!(other.apply(part, false, &limits), Ok(Applied::New | Applied::Known)));
+                    assert!(matches!(
+                        other.apply(part, false, &limits),
+                        Ok(Applied::New | Applied::Known)
+                    ));
                 }
                 let parts: Vec<String> = parts.iter().map(|part| to_hex(part)).collect();
                 writeln!(answers, "{}", parts.join(",")).unwrap();
