@@ -540,6 +540,8 @@ impl<'a> Generator<'a> {
         let mut progress = (0, start);
         loop {
             let now = self.now_ns();
+            // Before the window may end: what was due in it is sent, however late this thread runs.
+            self.send_due(now, edits_end);
             let mark = (now, self.sent, self.received_bytes, self.tracker.totals);
             if marks[0].is_none() && now >= window.start {
                 on_moment(Moment::WindowStart)?;
@@ -553,7 +555,6 @@ impl<'a> Generator<'a> {
             if !sending && (self.undelivered() == 0 || now >= drained) {
                 break;
             }
-            self.send_due(now, edits_end);
             if let (true, Pace::Closed { in_flight_edits }) =
                 (sending && now >= start, scenario.pace)
             {
@@ -600,11 +601,6 @@ impl<'a> Generator<'a> {
         let (Some(first), Some(last)) = (marks[0], marks[1]) else {
             return Err(Error::new("the window is empty"));
         };
-        if last.0 - first.0 < (window.end - window.start) / 2 {
-            return Err(Error::new(
-                "the generator hardly ran in the window: the machine is too busy",
-            ));
-        }
         let undelivered = self.undelivered();
         Ok(Outcome {
             window_ns: last.0 - first.0,
