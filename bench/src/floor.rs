@@ -174,30 +174,38 @@ impl Floor {
                 Err(_) => return self.gone.push(index),
             }
         }
-        let upgraded = self.clients[index]
+        let is_synced = self.clients[index]
             .as_ref()
             .is_some_and(|client| client.connection.stage == Stage::Synced);
-        while upgraded {
-            match websocket::parse(&buffer[from..received]) {
-                Parsed::Frame(frame) => {
-                    let payload = &mut buffer[from + frame.payload_start..from + frame.length];
-                    websocket::unmask(payload, frame.mask.unwrap_or_default());
-                    match frame.opcode {
-                        BINARY => self.on_message(index, payload),
-                        websocket::CLOSE => return self.gone.push(index),
-                        _ => {}
-                    }
-                    from += frame.length;
-                }
-                Parsed::Incomplete(_) => break,
-                Parsed::Invalid => return self.gone.push(index),
+        if is_synced {
+            match self.on_frames(index, &mut buffer[from..received]) {
+                Some(used) => from += used,
+                None => return self.gone.push(index),
             }
         }
         if let Some(client) = &mut self.clients[index] {
-            client
-                .connection
-                .tail
-                .extend_from_slice(&buffer[from..received]);
+            let tail = &mut client.connection.tail;
+            tail.extend_from_slice(&buffer[from..received]);
+        }
+    }
+
+    /// Handles the whole frames in `bytes` and returns their length; `None` when the client is done.
+    fn on_frames(&mut self, index: usize, bytes: &mut [u8]) -> Option<usize> {
+        let mut from = 0;
+        loop {
+            let frame = match websocket::parse(&bytes[from..]) {
+                Parsed::Frame(frame) => frame,
+                Parsed::Incomplete(_) => return Some(from),
+                Parsed::Invalid => return None,
+            };
+            let payload = &mut bytes[from + frame.payload_start..from + frame.length];
+            websocket::unmask(payload, frame.mask.unwrap_or_default());
+            match frame.opcode {
+                BINARY => self.on_message(index, payload),
+                websocket::CLOSE => return None,
+                _ => {}
+            }
+            from += frame.length;
         }
     }
 

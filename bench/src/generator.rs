@@ -21,7 +21,7 @@ const HANDSHAKES_MAX: usize = 64;
 const CONNECT_STALL_NS: u64 = 20_000_000_000;
 
 /// After this long without a delivery a closed loop takes what is in flight for lost.
-const STALL_NS: u64 = 1_000_000_000;
+const STALL_NS: u64 = 3_000_000_000;
 
 /// Room for the reading of one socket; grows for longer frames.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -125,6 +125,7 @@ struct Generator<'a> {
     buffer: Vec<u8>,
     update: Vec<u8>,
     message: Vec<u8>,
+    frame: Vec<u8>,
     dirty: Vec<usize>,
     is_dirty: Vec<bool>,
     /// Edits sent by room.
@@ -157,6 +158,7 @@ impl<'a> Generator<'a> {
             buffer: vec![0; READ_BUFFER_BYTES],
             update: Vec::new(),
             message: Vec::new(),
+            frame: Vec::new(),
             dirty: Vec::new(),
             is_dirty: vec![false; scenario.connections()],
             sent_by_room: vec![0; rooms],
@@ -185,7 +187,7 @@ impl<'a> Generator<'a> {
             {
                 self.connect()?;
             }
-            self.turn(10_000_000, &mut |_, _| {})?;
+            self.turn(10_000_000, &mut |_, _, _| {})?;
             if let Some(failure) = self.failure.take() {
                 return Err(Error::new(failure));
             }
@@ -232,7 +234,11 @@ impl<'a> Generator<'a> {
 
     /// Waits once, for at most `timeout_ns`, and handles what came. `between` runs after each
     /// socket, so that a turn full of input does not hold up what is due.
-    fn turn(&mut self, timeout_ns: u64, between: &mut dyn FnMut(&mut Self, u64)) -> Result<()> {
+    fn turn(
+        &mut self,
+        timeout_ns: u64,
+        between: &mut dyn FnMut(&mut Self, usize, u64),
+    ) -> Result<()> {
         let timeout = Timespec {
             tv_sec: (timeout_ns / 1_000_000_000) as i64,
             tv_nsec: (timeout_ns % 1_000_000_000) as i64,
@@ -259,7 +265,7 @@ impl<'a> Generator<'a> {
             }
             if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
                 let now = self.receive(index)?;
-                between(self, now);
+                between(self, index, now);
             }
         }
         Ok(())
@@ -412,8 +418,13 @@ impl<'a> Generator<'a> {
         );
         self.message.clear();
         dialect::write_update(&mut self.message, &self.prefixes[room], &self.update);
-        websocket::write_client_frame(self.connections[index].out(), BINARY, &self.message);
-        self.mark_dirty(index);
+        self.frame.clear();
+        websocket::write_client_frame(&mut self.frame, BINARY, &self.message);
+        // Each edit leaves in a write of its own, as it does from a real client's editor: edits that
+        // shared a segment would spare the server most of its receiving.
+        if self.connections[index].write_through(&self.frame) != Flushed::All {
+            self.mark_dirty(index);
+        }
     }
 
     /// Sends the edits that are due, of those numbered below `end`.
@@ -433,16 +444,13 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Tops up what is in flight in `room` once it has fallen to half: one burst, not a trickle.
+    /// Tops up what is in flight in `room`.
     fn refill(&mut self, room: usize, in_flight: u64, now: u64) {
         let others = (self.scenario.clients_per_room - 1) as u64;
         let owed = self.sent_by_room[room] * others;
         let outstanding = owed
-            .saturating_sub(self.tracker.delivered_in(room))
+            .saturating_sub(self.tracker.settled_in(room))
             .div_ceil(others);
-        if outstanding > in_flight / 2 {
-            return;
-        }
         for _ in outstanding..in_flight {
             let writer = (self.sent_by_room[room] % self.scenario.writers_per_room as u64) as usize;
             let clock = self.tracker.on_sent(room, writer, now);
@@ -532,6 +540,8 @@ impl<'a> Generator<'a> {
         let mut progress = (0, start);
         loop {
             let now = self.now_ns();
+            // Before the window may end: what was due in it is sent, however late this thread runs.
+            self.send_due(now, edits_end);
             let mark = (now, self.sent, self.received_bytes, self.tracker.totals);
             if marks[0].is_none() && now >= window.start {
                 on_moment(Moment::WindowStart)?;
@@ -545,7 +555,6 @@ impl<'a> Generator<'a> {
             if !sending && (self.undelivered() == 0 || now >= drained) {
                 break;
             }
-            self.send_due(now, edits_end);
             if let (true, Pace::Closed { in_flight_edits }) =
                 (sending && now >= start, scenario.pace)
             {
@@ -580,8 +589,13 @@ impl<'a> Generator<'a> {
             } else {
                 wake.saturating_sub(self.now_ns())
             };
-            self.turn(timeout, &mut |generator, now| {
-                generator.send_due(now, edits_end)
+            self.turn(timeout, &mut |generator, index, now| match scenario.pace {
+                Pace::Open { .. } => generator.send_due(now, edits_end),
+                Pace::Closed { in_flight_edits } if sending && now < window.end => {
+                    let room = index / scenario.clients_per_room;
+                    generator.refill(room, in_flight_edits, now);
+                }
+                Pace::Closed { .. } | Pace::Idle => {}
             })?;
         }
         let (Some(first), Some(last)) = (marks[0], marks[1]) else {
@@ -613,7 +627,7 @@ impl<'a> Generator<'a> {
         let others = (self.scenario.clients_per_room - 1) as u64;
         for room in 0..self.scenario.rooms {
             let missing =
-                (self.sent_by_room[room] * others).saturating_sub(self.tracker.delivered_in(room));
+                (self.sent_by_room[room] * others).saturating_sub(self.tracker.settled_in(room));
             self.tracker.forgive(room, missing);
             self.oddities.given_up += missing;
         }

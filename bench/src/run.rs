@@ -59,6 +59,12 @@ pub fn measure(
     })
     .map_err(|error| Error::new(format!("{server}, {}: {error}", scenario.name)))?;
 
+    if (outcome.window_ns as f64) < scenario.window_s * 5e8 {
+        return Err(Error::new(format!(
+            "{server}, {}: the generator hardly ran in the window: the machine is too busy",
+            scenario.name
+        )));
+    }
     let generator_cpu_s = seconds_between(&first.generator, &last.generator);
     let mut report = Report::new(server, scenario, &outcome, generator_cpu_s);
     if watched.pid.is_some() {

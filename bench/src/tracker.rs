@@ -41,8 +41,8 @@ pub struct Tracker {
     window_ns: std::ops::Range<u64>,
     /// The clock expected next, by connection and writer of its room.
     next_clock: Vec<u32>,
-    /// Deliveries to others by room, for the closed loop.
-    delivered_by_room: Vec<u64>,
+    /// Deliveries to others by room that are no longer awaited, for the closed loop.
+    settled_by_room: Vec<u64>,
     /// Totals since the start.
     pub totals: Totals,
     /// Latency of deliveries to others, for edits of the measured window.
@@ -76,7 +76,7 @@ impl Tracker {
             timebase,
             window_ns,
             next_clock: vec![0; rooms * clients_per_room * writers_per_room],
-            delivered_by_room: vec![0; rooms],
+            settled_by_room: vec![0; rooms],
             totals: Totals::default(),
             delivery_ns: new_histogram(),
             ack_ns: new_histogram(),
@@ -108,15 +108,15 @@ impl Tracker {
         (times.len() - 1) as u32
     }
 
-    /// Deliveries to others so far in `room`.
+    /// Deliveries to others in `room` that came, or that later ones passed over.
     #[inline]
-    pub fn delivered_in(&self, room: usize) -> u64 {
-        self.delivered_by_room[room]
+    pub fn settled_in(&self, room: usize) -> u64 {
+        self.settled_by_room[room]
     }
 
     /// Gives up on what is missing in `room`, so that a closed loop can go on.
     pub fn forgive(&mut self, room: usize, missing: u64) {
-        self.delivered_by_room[room] += missing;
+        self.settled_by_room[room] += missing;
     }
 
     /// Takes note of the range `clock .. clock + length` of `client`, received by `connection`.
@@ -154,7 +154,8 @@ impl Tracker {
             &mut self.ack_ns
         } else {
             self.totals.delivered += fresh;
-            self.delivered_by_room[room] += fresh;
+            // What was passed over will not come: a closed loop must not wait for it.
+            self.settled_by_room[room] += end - expected;
             &mut self.delivery_ns
         };
         for clock in from..end {
@@ -206,8 +207,8 @@ mod tests {
         assert_eq!(tracker.totals.delivered, 5);
         assert_eq!(tracker.totals.echoed, 2);
         assert_eq!((tracker.delivery_ns.len(), tracker.ack_ns.len()), (5, 2));
-        assert_eq!(tracker.delivered_in(1), 5);
-        assert_eq!(tracker.delivered_in(0), 0);
+        assert_eq!(tracker.settled_in(1), 5);
+        assert_eq!(tracker.settled_in(0), 0);
     }
 
     #[test]
