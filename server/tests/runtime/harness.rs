@@ -1,6 +1,6 @@
 //! Starts a server of toys, and talks to it.
 
-use super::toy::{Counts, Toy};
+use super::toy::{Counts, SEGMENT_BYTES, Toy};
 use collabblocks_server::runtime::{LogSync, Passed, RuntimeKind, placement};
 use collabblocks_server::server::{MakeCore, Server};
 use collabblocks_server::shard::{ControlReply, ShardId};
@@ -65,7 +65,7 @@ impl Set {
                 let log = dir.path().join(format!("log-{shard}"));
                 if self.segments {
                     // Zero-filled and synced, as the log's segments are.
-                    std::fs::write(&log, vec![0; 16 << 20]).unwrap();
+                    std::fs::write(&log, vec![0; SEGMENT_BYTES as usize]).unwrap();
                     std::fs::File::open(&log).unwrap().sync_all().unwrap();
                 }
                 let make: MakeCore<Toy> =

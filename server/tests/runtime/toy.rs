@@ -81,6 +81,8 @@ pub fn pattern(at: usize) -> u8 {
     (at % 251) as u8
 }
 
+/// Bytes of the file that is written to, zero-filled before.
+pub const SEGMENT_BYTES: u64 = 1 << 20;
 const POUR_BYTES: usize = 200_000;
 pub const CHOKE_NS: u64 = 30_000_000;
 
@@ -282,7 +284,8 @@ impl Toy {
         bytes.fill(b'x');
         bytes[..8].copy_from_slice(&self.log_offset.to_le_bytes());
         let offset = self.log_offset;
-        self.log_offset += 4096;
+        // As the log's segments, the file never grows.
+        self.log_offset = (self.log_offset + 4096) % SEGMENT_BYTES;
         WriteJob {
             segment: SegmentId(7),
             path: self.log.clone(),
