@@ -11,10 +11,16 @@ const { version, url, room, me } = JSON.parse(process.argv[2])
 const client = await connect(version, url, room)
 const { Y, doc } = client
 
+/** JSON with sorted keys: an object's keys have no order in a document. */
+function canonical(value) {
+  const sorted = (_, v) => (v && typeof v === 'object' && !Array.isArray(v) ? Object.fromEntries(Object.entries(v).sort(([a], [b]) => (a < b ? -1 : 1))) : v)
+  return JSON.stringify(value, sorted)
+}
+
 function report() {
   const texts = Object.fromEntries(['a', 'b', 'shared'].map((name) => [name, doc.getText(name).toString()]))
   return {
-    content: createHash('sha256').update(JSON.stringify([texts, doc.getMap('map').toJSON(), doc.getArray('list').toJSON()])).digest('hex'),
+    content: createHash('sha256').update(canonical([texts, doc.getMap('map').toJSON(), doc.getArray('list').toJSON()])).digest('hex'),
     snapshot: Buffer.from(Y.encodeSnapshot(Y.snapshot(doc))).toString('base64'),
     pending: doc.store.pendingStructs !== null || doc.store.pendingDs !== null,
     texts: Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, createHash('sha256').update(text).digest('hex')])),
