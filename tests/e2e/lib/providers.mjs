@@ -39,3 +39,10 @@ export async function synced({ provider }, timeoutMs = 15_000) {
     })
   })
 }
+
+/** Leaves the room and stops every timer of the client. */
+export function leave({ provider, awareness, doc }) {
+  provider.destroy()
+  awareness.destroy()
+  doc.destroy()
+}

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import { setImmediate as turn } from 'node:timers/promises'
 import { generate, readTrace } from './history.mjs'
-import { connect, synced } from './providers.mjs'
+import { connect, leave, synced } from './providers.mjs'
 
 const TXNS_PER_TURN = 8
 
@@ -75,7 +75,7 @@ const answers = {
   type,
   report,
   async leave() {
-    client.provider.destroy()
+    leave(client)
     setImmediate(() => process.disconnect())
     return {}
   },
