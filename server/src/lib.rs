@@ -11,4 +11,4 @@ mod serve;
 pub mod server;
 pub mod shard;
 
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, serve, serve_until};

@@ -40,14 +40,25 @@ pub enum ServeError {
     DrainTimedOut,
 }
 
-/// Serves until SIGTERM or SIGINT, or until `stop` says so, then drains. Blocks. `on_listening` is
-/// told the addresses once clients can connect.
-pub fn serve(
-    config: &Config,
-    prepared: &Prepared,
+/// Serves until SIGTERM or SIGINT, then drains. Blocks.
+pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
+    let (_stop, stopped) = watch::channel(false);
+    serve_until(config, prepared, stopped, |addresses| {
+        for address in addresses {
+            tracing::info!(%address, "listening: open http://{address}/ to try it");
+        }
+    })
+}
+
+/// As [`serve`], and also ends once `stop` says so; `on_listening` is told the addresses as soon as
+/// clients can connect.
+pub fn serve_until(
+    config: Config,
+    prepared: Prepared,
     stop: watch::Receiver<bool>,
     on_listening: impl FnOnce(&[std::net::SocketAddr]),
 ) -> Result<(), ServeError> {
+    let (config, prepared) = (&config, &prepared);
     let shards = u16::try_from(prepared.cores.len())
         .map_err(|_| ServeError::Start("more than 65,535 cores".into()))?;
     let entropy = entropy()?;

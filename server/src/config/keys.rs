@@ -45,6 +45,8 @@ pub struct Key {
     pub name: &'static str,
     /// What is wanted, for messages and documents: `a whole number`.
     pub wants: &'static str,
+    /// Whether it is a list, so that its flag may be given several times.
+    pub list: bool,
     /// What the value must keep to.
     pub bound: Bound,
     pub(crate) doc: &'static str,
@@ -111,6 +113,7 @@ macro_rules! config {
         crate::config::keys::Key {
             name: $name,
             wants: <$type as crate::config::value::Setting>::WANTS,
+            list: <$type as crate::config::value::Setting>::LIST,
             bound: $bound,
             doc: $doc,
             get: |config| crate::config::value::Setting::to_value(&config.$($path).+),

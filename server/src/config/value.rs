@@ -69,6 +69,8 @@ impl fmt::Display for Value {
 pub trait Setting: Sized {
     /// What is wanted, as it reads after "wants".
     const WANTS: &'static str;
+    /// Whether it is a list, so that a flag may be given several times.
+    const LIST: bool = false;
     /// From a value of the file.
     fn from_value(value: &Value) -> Result<Self, String>;
     /// From the text of an environment variable or a flag.
@@ -197,6 +199,7 @@ pub(crate) fn items(text: &str) -> impl Iterator<Item = &str> {
 
 impl Setting for Vec<SocketAddr> {
     const WANTS: &'static str = "a list of addresses with ports such as `127.0.0.1:8080`";
+    const LIST: bool = true;
 
     fn from_value(value: &Value) -> Result<Self, String> {
         list_from_value::<_, Self>(value, SocketAddr::from_value)
@@ -232,6 +235,7 @@ impl Setting for String {
 
 impl Setting for Vec<String> {
     const WANTS: &'static str = "a list of texts";
+    const LIST: bool = true;
 
     fn from_value(value: &Value) -> Result<Self, String> {
         list_from_value::<_, Self>(value, String::from_value)
