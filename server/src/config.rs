@@ -122,9 +122,11 @@ keys::config! {
         frame_bytes_max: usize = (32 << 20) + (64 << 10), Bound::Range(2 << 10, 2 << 30);
         /// Bytes of one client's awareness state; a larger one closes its session.
         awareness_bytes_max: usize = 64 << 10, Bound::Range(64, 16 << 20);
-        /// Awareness entries in one message, and those that one session may own; more close it.
-        awareness_entries_max: usize = 10_000, Bound::Range(1, 1 << 20);
-        /// Bytes of a room's name; a longer one is answered 414.
+        /// Awareness entries in one message; more close its session.
+        awareness_entries_max: usize = 1_000, Bound::Range(1, 1 << 20);
+        /// Clients whose presence one session may own; that of further ones is ignored.
+        awareness_clients_max: usize = 64, Bound::Range(1, 1_000);
+        /// Bytes of a room's name; a longer one is closed with 4400.
         room_name_bytes_max: usize = 512, Bound::Range(1, 4_096);
         /// Sessions in one room; a further one is closed with 1013 (try again later).
         sessions_per_room_max: usize = 10_000, Bound::Range(1, 1 << 24);
@@ -175,6 +177,8 @@ impl Limits {
             type_depth_max: self.type_depth_max,
             document_bytes_max: self.document_bytes_max,
             subdocs_max: self.subdocs_max,
+            awareness_entries_max: self.awareness_entries_max,
+            awareness_state_bytes_max: self.awareness_bytes_max,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The CollabBlocks server as a library.
 
 pub mod config;
+pub mod control;
+pub mod dialect;
+pub mod edge;
+pub mod mailbox;
 pub mod preflight;
 pub mod runtime;
+mod serve;
+pub mod server;
 pub mod shard;
 
-/// Serves until it is told to stop, then returns in order.
-pub fn serve(_config: config::Config, _prepared: preflight::Prepared) -> std::io::Result<()> {
-    Err(std::io::Error::other("this build has no runtime"))
-}
+pub use serve::{ServeError, serve, serve_until};

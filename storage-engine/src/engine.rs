@@ -1,223 +1,277 @@
 //! The storage side of a shard, as a state machine.
 
-use crate::guard::{Limits, Refusal};
+use crate::checkpoint::Upkeep;
+use crate::commit::{Closing, Commit, Deadline};
+use crate::compact::Compaction;
+use crate::config::{EngineConfig, EngineStats, Nanos, Notice, Outcome, Request, RoomId};
+use crate::evict::Idle;
+use crate::guard::Refusal;
+use crate::index::Segments;
+use crate::job::{Done, Job, JobDone, Work};
+use crate::paths::ShardDir;
 use crate::room_doc::Applied;
-use collabblocks_wal::{Disk, LogConfig, Lsn, OpenError, Poisoned, WriteJob};
-use std::io;
-use std::path::Path;
+use crate::rooms::{DocState, Rooms};
+use crate::space::Space;
+use collabblocks_wal::{Appended, Log, Lsn, RecordKind, RoomKey};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Nanoseconds of the runtime's monotonic clock; the engine never reads a clock itself.
-pub type Nanos = u64;
+/// Bytes of a room's name that a snapshot can carry.
+pub(crate) const NAME_BYTES_MAX: usize = u16::MAX as usize;
 
-/// A room in memory: a slot that is reused, with a generation that is not.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RoomId {
-    /// Dense index: the shard keeps its own room state in a vector by it.
-    pub slot: u32,
-    /// Grows each time the slot is reused.
-    pub generation: u32,
+/// A duration on the runtime's clock.
+pub(crate) fn nanos(duration: Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
-/// Sizes and times.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// The log's.
-    pub log: LogConfig,
-    /// Caps on client input.
-    pub limits: Limits,
-    /// Log segments kept before the rooms that pin the oldest are snapshotted.
-    pub segments_max: u64,
-    /// How long a commit may wait for company.
-    pub commit_delay: Duration,
-    /// Pending bytes at which a commit does not wait.
-    pub commit_bytes: usize,
-    /// How long a log that has come to rest waits before it is sealed.
-    pub seal_after: Duration,
-    /// How long a room without sessions stays in memory.
-    pub evict_after: Duration,
-    /// Bytes of documents in memory (estimate) above which rooms without sessions go at once.
-    pub memory_bytes_max: usize,
-    /// Free bytes on disk below which updates are refused.
-    pub disk_reserve_bytes: u64,
-    /// Bytes of a snapshot segment before a new one is begun.
-    pub snapshot_segment_bytes: u64,
-    /// Share of live bytes below which a snapshot segment is compacted.
-    pub snapshot_live_ratio_min: f64,
-}
-
-/// What the engine wants done. The runtime carries it out and reports back.
-#[derive(Debug)]
-pub enum Request {
-    /// Write and sync, then [`Engine::on_written`]. At most one at a time.
-    Write(WriteJob),
-    /// Blocking work for a file-worker thread: `job.run(disk)`, then [`Engine::on_job_done`].
-    Job(Job),
-}
-
-/// Blocking work: preparing segments, loading, decoding, storing and compacting snapshots, manifests.
-pub struct Job {}
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
-
-impl Job {
-    /// Carries it out, on a file-worker thread (the simulator: at a time of its choosing).
-    pub fn run(self, _disk: &dyn Disk) -> JobDone {
-        unimplemented!()
-    }
-}
-
-/// How a [`Job`] ended. `Send`.
-pub struct JobDone {}
-impl std::fmt::Debug for JobDone {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JobDone")
-    }
-}
-
-/// What the shard must know of.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// The room can be used.
-    RoomReady(RoomId),
-    /// It could not be loaded; its sessions are closed with the reason and it is gone from memory.
-    RoomFailed(RoomId, String),
-}
-
-/// Whether an attached room can be used at once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RoomStatus {
-    /// Yes.
-    Ready,
-    /// A [`Notice`] will follow.
-    Loading,
-}
-
-/// How an update was taken.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// What is to be relayed.
-    pub applied: Applied,
-    /// When `durable_lsn` reaches this, the update (also a known one) may be acknowledged.
-    pub durable_at: Lsn,
-    /// The room's sequence number after it.
-    pub room_seq: u64,
-}
-
-/// What opening found.
-#[derive(Clone, Debug, Default)]
-pub struct OpenReport {
-    /// Rooms known, on disk or in the log.
-    pub rooms: u64,
-    /// Records replayed.
-    pub records: u64,
-    /// A torn tail was cut at this LSN.
-    pub torn_at: Option<Lsn>,
-    /// The last shutdown was clean.
-    pub clean: bool,
-}
-
-/// Figures for metrics.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EngineStats {
-    /// Rooms in memory.
-    pub rooms_loaded: u64,
-    /// Rooms known.
-    pub rooms_known: u64,
-    /// Estimated bytes of documents in memory.
-    pub document_bytes: u64,
-    /// Snapshots made durable since start.
-    pub snapshots_stored: u64,
-    /// Bytes of snapshots written since start.
-    pub snapshot_bytes: u64,
-    /// Rooms evicted since start.
-    pub rooms_evicted: u64,
-    /// Live log segments.
-    pub log_segments: u64,
-    /// Bytes appended to the log since start.
-    pub log_bytes: u64,
-    /// Batches committed since start.
-    pub commits: u64,
-}
+/// Bytes of a RoomCreated record beside the name, generously.
+const CREATED_BYTES: usize = 256;
 
 /// All rooms of a shard. Lives on the shard's core; does no I/O while it serves.
-pub struct Engine {}
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) dir: Arc<ShardDir>,
+    pub(crate) log: Log,
+    pub(crate) rooms: Rooms,
+    pub(crate) segments: Segments,
+    pub(crate) commit: Commit,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) compaction: Option<Compaction>,
+    pub(crate) idle: Idle,
+    pub(crate) space: Space,
+    /// Rooms in quarantine whose records are not all durable yet.
+    pub(crate) to_rebuild: Vec<RoomId>,
+    /// Rooms made from the log at start, which nobody uses yet.
+    pub(crate) recovered: Vec<RoomId>,
+    /// Estimated bytes of documents in memory.
+    pub(crate) document_bytes: usize,
+    /// Bytes of updates logged since start.
+    pub(crate) log_bytes: u64,
+    /// Work begun since the last call of `poll`.
+    pub(crate) outbox: Vec<Work>,
+    /// Jobs under way, the outbox's included.
+    pub(crate) jobs: u32,
+}
 
 impl Engine {
-    /// Opens (or makes) the shard's directory `dir` (blocking): manifest, snapshot index, log replay.
-    pub fn open(
-        _disk: &Arc<dyn Disk>,
-        _dir: &Path,
-        _identity: collabblocks_wal::Identity,
-        _config: EngineConfig,
-    ) -> Result<(Engine, OpenReport), OpenError> {
-        unimplemented!()
+    /// Guard, apply, append to the log. The room is `Ready`. On `Err` nothing was logged, and the
+    /// document is as it was, or in quarantine until it has been rebuilt without the update.
+    pub fn apply(
+        &mut self,
+        now: Nanos,
+        id: RoomId,
+        update: &[u8],
+        cut_gaps: bool,
+    ) -> Result<Outcome, Refusal> {
+        if self.commit.closing != Closing::No {
+            return Err(Refusal::Unavailable("the server is shutting down"));
+        }
+        let room = self
+            .rooms
+            .get_mut(id)
+            .ok_or(Refusal::Unavailable("the room is gone"))?;
+        let DocState::Ready(doc) = &mut room.doc else {
+            return Err(Refusal::Unavailable("the room is being read from disk"));
+        };
+        if self.space.short {
+            return Err(Refusal::Unavailable("the server's disk is nearly full"));
+        }
+        if room.name.len() > NAME_BYTES_MAX {
+            let (size, limit) = (room.name.len(), NAME_BYTES_MAX);
+            return Err(Refusal::TooLarge {
+                what: "bytes of the room's name",
+                size,
+                limit,
+            });
+        }
+        // What the log will not take must not change the document.
+        if self
+            .log
+            .can_take(update.len() + room.name.len() + CREATED_BYTES)
+            .is_err()
+        {
+            return Err(Refusal::Unavailable("the server's disk is behind"));
+        }
+        let before = doc.memory_estimate();
+        let applied = match doc.apply(update, cut_gaps, &self.config.limits) {
+            Ok(applied) => applied,
+            Err(refusal) => {
+                if doc.poisoned() {
+                    self.quarantine(id, before);
+                }
+                return Err(refusal);
+            }
+        };
+        let after = doc.memory_estimate();
+        let bytes = match &applied {
+            Applied::New => update,
+            Applied::Cut(bytes) => bytes,
+            Applied::Known | Applied::CutKnown => {
+                return Ok(Outcome {
+                    applied,
+                    durable_at: room.durable_at,
+                    room_seq: room.seq,
+                });
+            }
+        };
+        let Some(appended) = self.log_update(id, bytes) else {
+            self.quarantine(id, before);
+            return Err(Refusal::Unavailable("the server's disk is behind"));
+        };
+        self.document_bytes = (self.document_bytes + after).saturating_sub(before);
+        self.log_bytes += bytes.len() as u64;
+        self.commit.pending_since.get_or_insert(now);
+        let room = self.rooms.get(id).expect("the room is in use");
+        Ok(Outcome {
+            durable_at: appended.durable_at,
+            room_seq: room.seq,
+            applied,
+        })
     }
 
-    /// Takes a hold on a room, which is made if it is new (a new room is not logged before its first
-    /// update). Each hold is let go with [`Engine::detach`].
-    pub fn attach(&mut self, _now: Nanos, _name: &str) -> (RoomId, RoomStatus) {
-        unimplemented!()
-    }
-
-    /// Lets go of a hold. The room may be evicted later; its id stays valid until then.
-    pub fn detach(&mut self, _now: Nanos, _room: RoomId) {
-        unimplemented!()
-    }
-
-    /// Guard, apply, append to the log. The room is `Ready`.
-    pub fn apply(&mut self, _now: Nanos, _room: RoomId, _update: &[u8], _cut_gaps: bool) -> Result<Outcome, Refusal> {
-        unimplemented!()
+    /// Appends an update, and before a room's first one the room's making.
+    fn log_update(&mut self, id: RoomId, update: &[u8]) -> Option<Appended> {
+        let room = self.rooms.get_mut(id).expect("the room is in use");
+        let mut pin = None;
+        let key = match room.key {
+            Some(key) => key,
+            None => {
+                let created = self
+                    .log
+                    .append(
+                        RecordKind::RoomCreated,
+                        RoomKey(0),
+                        0,
+                        &[room.name.as_bytes()],
+                    )
+                    .ok()?;
+                let key = RoomKey(created.lsn.0);
+                room.key = Some(key);
+                room.durable_at = created.durable_at;
+                pin = Some(created.lsn);
+                key
+            }
+        };
+        let appended = self
+            .log
+            .append(RecordKind::Update, key, room.seq + 1, &[update])
+            .ok();
+        if let Some(appended) = appended {
+            room.seq += 1;
+            room.durable_at = appended.durable_at;
+            pin = pin.or(Some(appended.lsn));
+            if let Some(snapshotting) = &mut room.snapshotting {
+                snapshotting.next_pin.get_or_insert(appended.lsn);
+            }
+        }
+        if room.pin.is_none() && pin.is_some() {
+            self.rooms.set_pin(id, pin);
+        }
+        appended
     }
 
     /// Appends the room's encoded state vector.
-    pub fn state_vector(&self, _room: RoomId, _out: &mut Vec<u8>) {
-        unimplemented!()
+    pub fn state_vector(&self, room: RoomId, out: &mut Vec<u8>) {
+        match self.rooms.get(room).map(|room| &room.doc) {
+            Some(DocState::Ready(doc)) => doc.state_vector(out),
+            // Nothing can be said to be known: the empty state vector.
+            _ => out.push(0),
+        }
     }
 
     /// Appends the diff for a client's state vector, update v1.
-    pub fn diff(&self, _room: RoomId, _sv: &[u8], _out: &mut Vec<u8>) -> Result<(), Refusal> {
-        unimplemented!()
+    pub fn diff(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        match self.rooms.get(room).map(|room| &room.doc) {
+            Some(DocState::Ready(doc)) => doc.diff(sv, &self.config.limits, out),
+            _ => Err(Refusal::Unavailable("the room is being read from disk")),
+        }
     }
 
     /// When `durable_lsn` reaches this, all that the room holds is durable.
-    pub fn room_durable_at(&self, _room: RoomId) -> Lsn {
-        unimplemented!()
+    pub fn room_durable_at(&self, room: RoomId) -> Lsn {
+        self.rooms.get(room).map_or(Lsn(0), |room| room.durable_at)
+    }
+
+    /// The sequence number of the room's last record.
+    pub fn room_seq(&self, room: RoomId) -> u64 {
+        self.rooms.get(room).map_or(0, |room| room.seq)
     }
 
     /// All below is on disk.
     pub fn durable_lsn(&self) -> Lsn {
-        unimplemented!()
+        self.log.durable_lsn()
     }
 
     /// Called at the end of every turn and when the returned time has come: pushes what is to be
     /// done now, and returns when it wants to be called next.
-    pub fn poll(&mut self, _now: Nanos, _requests: &mut Vec<Request>) -> Option<Nanos> {
-        unimplemented!()
+    pub fn poll(&mut self, now: Nanos, requests: &mut Vec<Request>) -> Option<Nanos> {
+        let mut next = Deadline::default();
+        for id in std::mem::take(&mut self.recovered) {
+            self.note_idle(now, id);
+        }
+        if let Some(job) = self.log.next_job() {
+            self.begin(Work::Log(job));
+        }
+        self.poll_evict(now, &mut next);
+        self.poll_upkeep(now, &mut next);
+        self.poll_rebuild();
+        self.poll_space(now, &mut next);
+        // Last, so that what the others logged leaves with this write.
+        self.poll_commit(now, requests, &mut next);
+        let dir = &self.dir;
+        requests.extend(self.outbox.drain(..).map(|work| {
+            Request::Job(Job {
+                dir: dir.clone(),
+                work,
+            })
+        }));
+        next.0
     }
 
-    /// A log write ended.
-    pub fn on_written(&mut self, _now: Nanos, _job: WriteJob, _result: io::Result<usize>) -> Result<Lsn, Poisoned> {
-        unimplemented!()
+    /// Hands out a job with the next call of `poll`.
+    pub(crate) fn begin(&mut self, work: Work) {
+        self.jobs += 1;
+        self.outbox.push(work);
     }
 
     /// A job ended.
-    pub fn on_job_done(&mut self, _now: Nanos, _done: JobDone, _notices: &mut Vec<Notice>) {
-        unimplemented!()
+    pub fn on_job_done(&mut self, now: Nanos, done: JobDone, notices: &mut Vec<Notice>) {
+        self.jobs = self.jobs.checked_sub(1).expect("each job ends once");
+        match done.done {
+            Done::Log(done) => self.log.on_job_done(done),
+            Done::Load { room, segment, doc } => {
+                self.on_loaded(now, room, Some(segment), doc, notices)
+            }
+            Done::Rebuild { room, segment, doc } => {
+                self.on_loaded(now, room, segment, doc, notices)
+            }
+            Done::Store(stored) => self.on_stored(now, stored),
+            Done::Manifest(manifest, result) => self.on_manifest(now, manifest, result),
+            Done::List(segment, found) => self.on_listed(segment, found),
+            Done::Copy(copied) => self.on_copied(now, copied),
+            Done::Remove(removed) => self.on_removed(removed),
+            Done::FreeBytes(free) => self.on_free_bytes(now, free),
+        }
     }
 
-    /// Shutdown: from now on `poll` flushes without delay and ends the log with CleanShutdown;
-    /// `true` once all is durable and nothing is under way.
-    pub fn close(&mut self, _now: Nanos) -> bool {
-        unimplemented!()
+    /// Whether no job is under way.
+    pub(crate) fn at_rest(&self) -> bool {
+        self.jobs == 0
     }
 
     /// Figures for metrics.
     pub fn stats(&self) -> EngineStats {
-        unimplemented!()
+        let (low, high) = self.log.live_segments();
+        EngineStats {
+            rooms_loaded: self.rooms.loaded(),
+            rooms_known: self.rooms.known(),
+            document_bytes: self.document_bytes as u64,
+            snapshots_stored: self.upkeep.stored,
+            snapshot_bytes: self.upkeep.stored_bytes,
+            rooms_evicted: self.idle.evicted,
+            log_segments: high.0 - low.0 + 1,
+            log_bytes: self.log_bytes,
+            commits: self.commit.commits,
+        }
     }
 }

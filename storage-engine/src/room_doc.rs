@@ -1,6 +1,15 @@
 //! One room's Yjs document behind the guard.
 
-use crate::guard::{Limits, Refusal};
+use crate::guard::gate::{STRUCTS_AT_ONCE, Verdict, judge};
+use crate::guard::ledger::Ledger;
+use crate::guard::plan::{Plan, encode_deletes, write_var};
+use crate::guard::{self, Limits, Refusal};
+use std::cmp::Reverse;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use yrs::block::ClientID;
+use yrs::updates::decoder::Decode;
+use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
 
 /// What applying an update did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,46 +26,259 @@ pub enum Applied {
 }
 
 /// A room's document: `yrs::Doc` with UTF-16 offsets, GC on, update v1 only. `Send`.
-pub struct RoomDoc {}
+pub struct RoomDoc {
+    doc: Doc,
+    ledger: Ledger,
+    poisoned: bool,
+    subdocs: usize,
+    /// Bytes of the state it was loaded from.
+    loaded_bytes: usize,
+    /// Bytes applied since.
+    applied_bytes: usize,
+    /// At most the size of the encoded state: what it was when last measured, and all since.
+    state_bytes_bound: usize,
+    /// Units deleted and bytes applied since the state was measured: what may have changed it.
+    unmeasured: usize,
+}
 
 impl RoomDoc {
     /// An empty document.
     pub fn new() -> Self {
-        unimplemented!()
+        Self {
+            doc: empty_doc(),
+            ledger: Ledger::default(),
+            poisoned: false,
+            subdocs: 0,
+            loaded_bytes: 0,
+            applied_bytes: 0,
+            state_bytes_bound: 0,
+            unmeasured: 0,
+        }
     }
 
     /// From a full state (update v1) that this server encoded earlier. Slow for large documents:
     /// call it off the data core.
-    pub fn from_state(_state: &[u8]) -> Result<Self, Refusal> {
-        unimplemented!()
+    pub fn from_state(state: &[u8]) -> Result<Self, Refusal> {
+        let mut room = Self::new();
+        match room.apply(state, false, &Limits::own_state())? {
+            Applied::New | Applied::Known => {}
+            Applied::Cut(_) | Applied::CutKnown => return Err(Refusal::Gap),
+        }
+        room.loaded_bytes = state.len();
+        room.applied_bytes = 0;
+        room.state_bytes_bound = state.len();
+        Ok(room)
     }
 
     /// Guard, then apply. `cut_gaps`: true for a SyncStep2, whose causal part is taken; false for
     /// an Update, which is taken whole or answered [`Refusal::Gap`]. Never panics on any input; on
-    /// `Err` the document is as it was.
-    pub fn apply(&mut self, _update: &[u8], _cut_gaps: bool, _limits: &Limits) -> Result<Applied, Refusal> {
-        unimplemented!()
+    /// `Err` the document is as it was, unless it is [`RoomDoc::poisoned`] after.
+    pub fn apply(
+        &mut self,
+        update: &[u8],
+        cut_gaps: bool,
+        limits: &Limits,
+    ) -> Result<Applied, Refusal> {
+        if self.poisoned {
+            return Err(Refusal::Unavailable(
+                "the document failed and is to be loaded again",
+            ));
+        }
+        match judge(update, &self.ledger, cut_gaps, limits)? {
+            Verdict::Known => Ok(Applied::Known),
+            Verdict::Whole(notes) => {
+                self.make_room(update.len(), limits)?;
+                self.integrate(update)?;
+                notes.write(&mut self.ledger);
+                self.applied(update.len());
+                Ok(Applied::New)
+            }
+            Verdict::Planned(plan, notes) => {
+                if plan.runs.is_empty() && plan.deletes.is_empty() {
+                    return Ok(if plan.gap {
+                        Applied::CutKnown
+                    } else {
+                        Applied::Known
+                    });
+                }
+                if self.subdocs + notes.subdocs > limits.subdocs_max {
+                    return Err(Refusal::TooLarge {
+                        what: "sub-documents",
+                        size: self.subdocs + notes.subdocs,
+                        limit: limits.subdocs_max,
+                    });
+                }
+                self.make_room(update.len(), limits)?;
+                self.integrate_plan(&plan)?;
+                self.subdocs += notes.subdocs;
+                notes.write(&mut self.ledger);
+                self.applied(update.len());
+                Ok(if plan.gap {
+                    Applied::Cut(plan.encode_whole())
+                } else {
+                    Applied::New
+                })
+            }
+        }
+    }
+
+    /// yrs failed on an update that the guard let through, and the document can no longer be
+    /// trusted: [`RoomDoc::apply`], [`RoomDoc::diff`] and [`RoomDoc::encode_state`] refuse from now
+    /// on. Make a new one from the snapshot and the logged updates, which the failed one is not
+    /// among.
+    pub fn poisoned(&self) -> bool {
+        self.poisoned
     }
 
     /// Appends the encoded state vector.
-    pub fn state_vector(&self, _out: &mut Vec<u8>) {
-        unimplemented!()
+    pub fn state_vector(&self, out: &mut Vec<u8>) {
+        let mut clocks: Vec<(u64, u32)> = self
+            .ledger
+            .clocks()
+            .filter(|&(_, clock)| clock > 0)
+            .collect();
+        clocks.sort_unstable_by_key(|&(client, _)| Reverse(client));
+        write_var(out, clocks.len() as u64);
+        for (client, clock) in clocks {
+            write_var(out, client);
+            write_var(out, u64::from(clock));
+        }
     }
 
     /// Appends what a client with state vector `sv` (as it came from the wire; checked here) lacks,
     /// as update v1: `00 00` when nothing.
-    pub fn diff(&self, _sv: &[u8], _limits: &Limits, _out: &mut Vec<u8>) -> Result<(), Refusal> {
-        unimplemented!()
+    pub fn diff(&self, sv: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let clocks = guard::state_vector(sv, limits)?;
+        let vector: StateVector = clocks
+            .into_iter()
+            .map(|(client, clock)| (ClientID::new(client), clock))
+            .collect();
+        out.extend_from_slice(&self.encode(&vector)?);
+        Ok(())
     }
 
     /// The full state as update v1, checked to decode again (walker).
     pub fn encode_state(&self) -> Result<Vec<u8>, Refusal> {
-        unimplemented!()
+        let state = self.encode(&StateVector::default())?;
+        let plan = Plan::new(&state, &Limits::own_state(), |_, _| 0)?;
+        if plan.gap {
+            return Err(Refusal::Rejected("its state does not stand on its own"));
+        }
+        Ok(state)
     }
 
     /// A cheap estimate of the heap the document holds, in bytes; grows with what was applied.
     pub fn memory_estimate(&self) -> usize {
-        unimplemented!()
+        // Measured: about 7 bytes for each byte of state. Updates shrink when they are joined.
+        1_200 + 7 * self.loaded_bytes + 2 * self.applied_bytes + 160 * self.ledger.client_count()
+    }
+
+    /// What a client with `vector` lacks.
+    fn encode(&self, vector: &StateVector) -> Result<Vec<u8>, Refusal> {
+        if self.poisoned {
+            return Err(Refusal::Unavailable(
+                "the document failed and is to be loaded again",
+            ));
+        }
+        catch_unwind(AssertUnwindSafe(|| {
+            self.doc.transact().encode_diff_v1(vector)
+        }))
+        .map_err(|_| Refusal::Rejected("the document library panicked while encoding"))
+    }
+
+    /// Refuses what would make the state too large. The bound only grows, so at the limit the state
+    /// is measured anew once enough has changed.
+    fn make_room(&mut self, bytes: usize, limits: &Limits) -> Result<(), Refusal> {
+        if self.state_bytes_bound + bytes <= limits.document_bytes_max {
+            return Ok(());
+        }
+        if self.unmeasured >= limits.document_bytes_max / 64 {
+            self.state_bytes_bound = self.encode(&StateVector::default())?.len();
+            self.unmeasured = 0;
+        }
+        let size = self.state_bytes_bound + bytes;
+        if size <= limits.document_bytes_max {
+            return Ok(());
+        }
+        Err(Refusal::TooLarge {
+            what: "bytes of the room's document",
+            size,
+            limit: limits.document_bytes_max,
+        })
+    }
+
+    fn applied(&mut self, bytes: usize) {
+        self.applied_bytes += bytes;
+        self.state_bytes_bound += bytes;
+        self.unmeasured += bytes;
+    }
+
+    /// Applies a plan in parts. Should one fail after another went in, the document is poisoned.
+    fn integrate_plan(&mut self, plan: &Plan<'_>) -> Result<(), Refusal> {
+        let mut updates = plan.encode_structs(STRUCTS_AT_ONCE, usize::MAX);
+        if plan.deletes.len() > STRUCTS_AT_ONCE {
+            // Each deletion splits a text by copying it: with many, every so-many-th goes first,
+            // which leaves short texts for the others.
+            let coarse: Vec<_> = plan
+                .deletes
+                .iter()
+                .copied()
+                .step_by(plan.deletes.len().isqrt())
+                .collect();
+            updates.push(encode_deletes(&coarse));
+        }
+        if !plan.deletes.is_empty() {
+            updates.push(encode_deletes(&plan.deletes));
+        }
+        for (done, update) in updates.iter().enumerate() {
+            let result = self.integrate(update);
+            if result.is_err() && done > 0 {
+                self.poison();
+            }
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Gives an update to yrs, all of which the gate has let through, and notes what it deleted.
+    fn integrate(&mut self, update: &[u8]) -> Result<(), Refusal> {
+        let decoded = catch_unwind(|| Update::decode_v1(update));
+        let Ok(Ok(decoded)) = decoded else {
+            return Err(Refusal::Rejected(
+                "the document library could not decode it",
+            ));
+        };
+        let (doc, ledger) = (&self.doc, &mut self.ledger);
+        let mut deleted_units = 0;
+        let integrated = catch_unwind(AssertUnwindSafe(|| {
+            // A panic must not run the transaction's drop, which commits and would panic again.
+            let mut txn = ManuallyDrop::new(doc.transact_mut());
+            if txn.apply_update(decoded).is_err() || txn.has_missing_updates() {
+                return false;
+            }
+            txn.commit();
+            for (client, ranges) in txn.delete_set().iter() {
+                for range in ranges.iter() {
+                    deleted_units += (range.end - range.start) as usize;
+                    ledger.note_deleted(client.get(), range.start, range.end);
+                }
+            }
+            drop(ManuallyDrop::into_inner(txn));
+            true
+        }));
+        self.unmeasured += deleted_units;
+        if let Ok(true) = integrated {
+            return Ok(());
+        }
+        self.poison();
+        Err(Refusal::Rejected("the document library failed to apply it"))
+    }
+
+    fn poison(&mut self) {
+        self.poisoned = true;
+        // An abandoned transaction holds its lock for ever, and its blocks may be linked wrongly: it
+        // is leaked rather than dropped.
+        std::mem::forget(std::mem::replace(&mut self.doc, empty_doc()));
     }
 }
 
@@ -66,8 +288,25 @@ impl Default for RoomDoc {
     }
 }
 
+fn empty_doc() -> Doc {
+    // The server never writes content, so its client id is never seen.
+    let mut options = Options::with_client_id(ClientID::new(0));
+    options.offset_kind = OffsetKind::Utf16;
+    options.skip_gc = false;
+    options.cleanup_formatting = false;
+    Doc::with_options(options)
+}
+
 /// Splits a valid update into causally ordered updates of about `bytes_max` each (one struct larger
 /// than that gets its own); the delete set comes last. Applying all equals applying the whole.
-pub fn split_update(_update: &[u8], _bytes_max: usize) -> Vec<Vec<u8>> {
-    unimplemented!()
+///
+/// An update with formatting marks is not split: after each update, Yjs deletes the marks that look
+/// redundant, and of half a document it would delete marks that the other half needs.
+pub fn split_update(update: &[u8], bytes_max: usize) -> Vec<Vec<u8>> {
+    // What the update does not hold, its reader is taken to have.
+    let known = |_, first: Option<u32>| first.unwrap_or(u32::MAX);
+    match Plan::new(update, &Limits::own_state(), known) {
+        Ok(plan) if !plan.gap && !plan.formats => plan.encode(usize::MAX, bytes_max),
+        _ => vec![update.to_vec()],
+    }
 }

@@ -1,8 +1,14 @@
 //! The blocking disk that recovery, preparation of segments, snapshots and inspection use, and the
 //! aligned memory that O_DIRECT wants. The simulated disk of the tests implements it too.
 
+mod fs;
+
+pub use fs::{DirectIoError, FsDisk};
+
+use crate::BLOCK_BYTES;
+use rkyv::util::AlignedVec;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Blocking file operations, all by path. Implementations may cache open files.
 ///
@@ -37,21 +43,64 @@ pub trait Disk: Send + Sync {
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 }
 
-/// The operating system's files, O_DIRECT where the file system has it.
-#[derive(Debug, Default)]
-pub struct FsDisk {
-    _private: Vec<PathBuf>,
-}
-
 /// Heap memory aligned to [`crate::BLOCK_BYTES`], for O_DIRECT.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct AlignedBuf {
-    _bytes: Vec<u8>,
+    bytes: AlignedVec<BLOCK_BYTES>,
 }
 
 impl AlignedBuf {
+    /// Empty, with room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            bytes: AlignedVec::with_capacity(capacity),
+        }
+    }
+
+    /// `len` zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        let mut buf = Self::with_capacity(len);
+        buf.resize(len);
+        buf
+    }
+
     /// The bytes that are filled.
     pub fn as_slice(&self) -> &[u8] {
-        &self._bytes
+        self.bytes.as_slice()
+    }
+
+    /// The bytes that are filled, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.bytes.as_mut_slice()
+    }
+
+    /// How many bytes are filled.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether no byte is filled.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// How many bytes it holds without being moved.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Appends bytes; grows (and moves) when they exceed the capacity.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Cuts, or fills up with zero bytes.
+    pub fn resize(&mut self, len: usize) {
+        self.bytes.resize(len, 0);
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
     }
 }

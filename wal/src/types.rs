@@ -40,6 +40,33 @@ pub enum RecordKind {
     ActorCounter = 8,
 }
 
+impl RecordKind {
+    /// The kind with this number on disk.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [
+            Self::RoomCreated,
+            Self::Update,
+            Self::SnapshotInstalled,
+            Self::RoomDeleted,
+            Self::Seal,
+            Self::CleanShutdown,
+            Self::LiveOps,
+            Self::ActorCounter,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
+    }
+
+    /// Whether the log may need it to make room for others; such records are taken when the log is
+    /// full for clients.
+    pub(crate) fn is_housekeeping(self) -> bool {
+        matches!(
+            self,
+            Self::SnapshotInstalled | Self::Seal | Self::CleanShutdown
+        )
+    }
+}
+
 /// One record as recovery and inspection see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -125,7 +152,9 @@ pub enum AppendError {
 
 /// A write or sync failed; nothing can be acknowledged any more and the process must end.
 #[derive(Debug, thiserror::Error)]
-#[error("write-ahead log write at LSN {lsn:?} failed: {why}; nothing after the last acknowledged update can be promised")]
+#[error(
+    "write-ahead log write at LSN {lsn:?} failed: {why}; nothing after the last acknowledged update can be promised"
+)]
 pub struct Poisoned {
     /// The first address not known durable.
     pub lsn: Lsn,
@@ -171,7 +200,9 @@ pub enum OpenError {
         rooms: Vec<RoomKey>,
     },
     /// Written by newer software.
-    #[error("{path}: {what} is of a newer format than this program knows; use the program that wrote it")]
+    #[error(
+        "{path}: {what} is of a newer format than this program knows; use the program that wrote it"
+    )]
     Newer {
         /// The file.
         path: PathBuf,

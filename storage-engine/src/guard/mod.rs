@@ -1,5 +1,15 @@
 //! What stands between a client's bytes and yrs: size caps, a strict walker, a causal gate.
 
+mod content;
+pub(crate) mod gate;
+pub(crate) mod ledger;
+pub(crate) mod plan;
+mod read;
+pub mod walk;
+mod wire;
+
+pub use wire::{AwarenessEntry, awareness, state_vector};
+
 /// Caps on client input, one number each; documented in `docs/limits.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -19,6 +29,25 @@ pub struct Limits {
     pub document_bytes_max: usize,
     /// Sub-documents in one room.
     pub subdocs_max: usize,
+    /// Entries in one awareness update.
+    pub awareness_entries_max: usize,
+    /// Bytes of one awareness state.
+    pub awareness_state_bytes_max: usize,
+}
+
+impl Limits {
+    /// For what this server wrote itself: nothing is capped but what would exhaust the stack.
+    pub(crate) fn own_state() -> Self {
+        Self {
+            update_bytes_max: usize::MAX,
+            update_structs_max: usize::MAX,
+            update_deletes_max: usize::MAX,
+            clients_max: usize::MAX,
+            document_bytes_max: usize::MAX,
+            subdocs_max: usize::MAX,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -32,6 +61,8 @@ impl Default for Limits {
             type_depth_max: 128,
             document_bytes_max: 64 << 20,
             subdocs_max: 1_000,
+            awareness_entries_max: 1_000,
+            awareness_state_bytes_max: 64 << 10,
         }
     }
 }
