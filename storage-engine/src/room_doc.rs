@@ -299,11 +299,14 @@ fn empty_doc() -> Doc {
 
 /// Splits a valid update into causally ordered updates of about `bytes_max` each (one struct larger
 /// than that gets its own); the delete set comes last. Applying all equals applying the whole.
+///
+/// An update with formatting marks is not split: after each update, Yjs deletes the marks that look
+/// redundant, and of half a document it would delete marks that the other half needs.
 pub fn split_update(update: &[u8], bytes_max: usize) -> Vec<Vec<u8>> {
     // What the update does not hold, its reader is taken to have.
     let known = |_, first: Option<u32>| first.unwrap_or(u32::MAX);
     match Plan::new(update, &Limits::own_state(), known) {
-        Ok(plan) if !plan.gap => plan.encode(usize::MAX, bytes_max),
+        Ok(plan) if !plan.gap && !plan.formats => plan.encode(usize::MAX, bytes_max),
         _ => vec![update.to_vec()],
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) deletes: Vec<(u64, u32, u32)>,
     /// Some struct or deletion was left out, as it builds on what is not there.
     pub(crate) gap: bool,
+    /// There are formatting marks in it.
+    pub(crate) formats: bool,
 }
 
 impl<'a> Visit<'a> for Plan<'a> {
@@ -62,6 +64,7 @@ impl<'a> Visit<'a> for Plan<'a> {
     }
 
     fn on_struct(&mut self, read: &Struct<'a>) -> Result<(), Refusal> {
+        self.formats |= read.kind == Kind::Item(Content::Format);
         // Offsets fit: an update is far below 4 GiB (asserted in `new`).
         self.parts.push(Part {
             at: read.at as u32,
@@ -103,6 +106,7 @@ impl<'a> Plan<'a> {
             runs: Vec::new(),
             deletes: Vec::new(),
             gap: false,
+            formats: false,
         };
         super::walk::walk(update, limits, &mut plan)?;
         for section in &mut plan.sections {
