@@ -1,7 +1,7 @@
 //! Where snapshots stand, and how much of each snapshot segment still lives.
 
 use crate::manifest::SnapshotSegment;
-use collabblocks_wal::{Lsn, RoomKey};
+use collabblocks_wal::{BLOCK_BYTES, Lsn, RoomKey};
 use std::collections::BTreeMap;
 
 /// Where a room's snapshot stands and what it covers.
@@ -106,7 +106,12 @@ impl Segments {
 
     /// The sealed segment with the smallest share of live bytes, if that is below `ratio_min`.
     pub(crate) fn worst(&self, ratio_min: f64) -> Option<(u32, SegmentUse)> {
-        let share = |s: &SegmentUse| s.live_bytes as f64 / s.durable_bytes.max(1) as f64;
+        // A copy costs a header and padding of its own: without them, small segments would be copied
+        // for ever.
+        let share = |s: &SegmentUse| {
+            let copied = if s.live_bytes == 0 { 0 } else { s.live_bytes + 2 * BLOCK_BYTES as u64 };
+            copied as f64 / s.durable_bytes.max(1) as f64
+        };
         self.map
             .iter()
             .filter(|(_, s)| {
