@@ -1,4 +1,14 @@
 //! The CollabBlocks server as a library.
 
+pub mod config;
+pub mod control;
+pub mod dialect;
+pub mod edge;
+pub mod mailbox;
+pub mod preflight;
 pub mod runtime;
+mod serve;
+pub mod server;
 pub mod shard;
+
+pub use serve::{ServeError, serve, serve_until};

@@ -194,6 +194,11 @@ impl Engine {
         self.rooms.get(room).map_or(Lsn(0), |room| room.durable_at)
     }
 
+    /// The sequence number of the room's last record.
+    pub fn room_seq(&self, room: RoomId) -> u64 {
+        self.rooms.get(room).map_or(0, |room| room.seq)
+    }
+
     /// All below is on disk.
     pub fn durable_lsn(&self) -> Lsn {
         self.log.durable_lsn()

@@ -166,7 +166,10 @@ fn damaged_updates_are_answered_and_leave_the_room_whole() {
             if room.poisoned() {
                 // A forged document can bring yrs's own counts to overflow, which it checks in debug
                 // builds only. The room then says so and is loaded again.
-                assert!(answer.is_err() && room.encode_state().is_err(), "{what}: {answer:?}");
+                assert!(
+                    answer.is_err() && room.encode_state().is_err(),
+                    "{what}: {answer:?}"
+                );
                 room = RoomDoc::from_state(&state).unwrap();
                 poisoned += 1;
                 continue;

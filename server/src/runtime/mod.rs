@@ -1,1 +1,158 @@
 //! Runtimes: whoever owns a shard, feeds it events and carries out its effects.
+
+pub mod files;
+mod log;
+pub mod placement;
+pub mod ring;
+pub mod watchdog;
+
+use crate::mailbox::{Inbox, Outbox, Wake};
+use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::mpsc::{Sender, UnboundedSender};
+
+/// What a runtime drives: `shard::Shard`, and in tests a toy. Lives on its core's thread.
+pub trait Core {
+    /// Something happened at `now`; what is to be done is pushed to `effects`.
+    fn on_event(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects);
+}
+
+/// Which runtime drives the shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RuntimeKind {
+    /// A plain loop on one io_uring a core.
+    #[default]
+    Ring,
+}
+
+/// How a batch of the log is made durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogSync {
+    /// A write, and an fdatasync linked to it.
+    Fdatasync,
+    /// One write with RWF_DSYNC.
+    #[default]
+    Dsync,
+    /// One write with RWF_DSYNC on a thread of its own. Costs two thread switches a batch, but does
+    /// not depend on the kernel's own per-core workers, which direct writes that sync complete on and
+    /// which can wait for seconds for an overcommitted core.
+    Thread,
+}
+
+/// A socket whose request is not for a room, on its way to the control plane.
+#[derive(Debug)]
+pub struct Passed {
+    /// The connected socket, non-blocking.
+    pub socket: OwnedFd,
+    /// All bytes read from it so far.
+    pub bytes: Vec<u8>,
+}
+
+/// All that a runtime has beside its core.
+#[derive(Debug)]
+pub struct Ports {
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// Bound and listening sockets, this core's own.
+    pub listeners: Vec<TcpListener>,
+    /// From other threads.
+    pub inbox: Inbox,
+    /// To other cores.
+    pub outbox: Outbox,
+    /// How this core is woken.
+    pub wake: Arc<Wake>,
+    /// To the file workers.
+    pub jobs: files::JobSender,
+    /// Where the log's thread, if there is one, tells how batches ended.
+    pub log_ends: std::sync::mpsc::Sender<crate::mailbox::LogEnd>,
+    /// Answers to the control plane; bounded by its own requests.
+    pub replies: UnboundedSender<(ShardId, ControlReply)>,
+    /// Sockets for the control plane; when it is full the peer is answered 503.
+    pub passed: Sender<Passed>,
+    /// What the watchdog looks at.
+    pub heartbeat: Arc<watchdog::Heartbeat>,
+    /// How the log is synced.
+    pub log_sync: LogSync,
+}
+
+/// The longest a core waits, so that its heartbeat shows that it can still wake up.
+pub(crate) const WAIT_NS_MAX: u64 = 250_000_000;
+/// How long accepting rests after it failed for want of file descriptors.
+pub(crate) const ACCEPT_REST_NS: u64 = 100_000_000;
+/// How long a closing connection may take to get its last bytes out and to be closed by its peer.
+pub(crate) const CLOSE_NS_MAX: u64 = 1_000_000_000;
+
+/// What a peer reads when the control plane cannot take its request.
+pub const UNAVAILABLE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+
+/// The monotonic clock.
+pub(crate) fn clock() -> Instant {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// A core with what it is fed into: kept apart from the rest of a runtime, so that an event may
+/// borrow the runtime's buffers.
+pub(crate) struct Seat<C> {
+    pub core: C,
+    pub now: Instant,
+    pub effects: Effects,
+    pub heartbeat: Arc<watchdog::Heartbeat>,
+    /// Something was fed since the last turn's end.
+    pub fed: bool,
+}
+
+impl<C: Core> Seat<C> {
+    pub fn new(core: C, heartbeat: Arc<watchdog::Heartbeat>) -> Self {
+        Self {
+            core,
+            now: clock(),
+            effects: Effects::default(),
+            heartbeat,
+            fed: false,
+        }
+    }
+
+    pub fn feed(&mut self, event: Event<'_>) {
+        self.heartbeat.enters(&event);
+        self.fed = true;
+        self.core.on_event(self.now, event, &mut self.effects);
+    }
+
+    /// Ends the turn, if there was one.
+    pub fn end_turn(&mut self) {
+        if self.fed {
+            self.now = clock();
+            self.feed(Event::TurnEnd);
+            self.fed = false;
+        }
+    }
+}
+
+/// Gives a socket to the control plane, or answers for it when it cannot take more.
+pub(crate) fn pass(passed: &Sender<Passed>, socket: OwnedFd, bytes: Vec<u8>) {
+    let made = rustix::io::ioctl_fionbio(&socket, true);
+    let refused = match made {
+        Ok(()) => passed
+            .try_send(Passed { socket, bytes })
+            .err()
+            .map(|error| error.into_inner().socket),
+        Err(_) => Some(socket),
+    };
+    if let Some(socket) = refused {
+        use rustix::net::SendFlags;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // Best effort: a peer that does not take it is closed all the same.
+        let _ = rustix::net::send(&socket, UNAVAILABLE, flags);
+    }
+}
+
+/// Fills in what the runtime counts.
+pub(crate) fn complete_reply(reply: &mut ControlReply, counted: &RuntimeStats) {
+    if let ControlReply::Stats { stats, .. } = reply {
+        stats.runtime = counted.clone();
+    }
+}

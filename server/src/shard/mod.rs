@@ -1,11 +1,294 @@
-//! The shard: a pure state machine. No I/O, no clock, no randomness, no await inside.
+//! The shard: a pure state machine that owns connections, sessions and rooms. No I/O, no clock, no
+//! randomness, no await inside.
 
+mod acks;
+mod config;
+mod connect;
+mod connection;
 mod effect;
 mod event;
+mod fanout;
+mod presence;
+mod room;
+mod session;
+mod stats;
+mod stream;
+mod sweep;
 mod types;
 
+pub use config::{Access, SessionLimits, ShardConfig};
 pub use effect::{Effect, Effects};
 pub use event::{ControlReply, ControlRequest, Event, Handoff, Mail};
-pub use types::{ConnId, Instant, ShardId};
-mod stats;
 pub use stats::{RuntimeStats, Stats};
+pub use types::{ConnId, Instant, ShardId};
+
+use acks::Acks;
+use collabblocks_storage_engine::{Engine, Notice, RoomId};
+use connection::{Connection, Session, Stage};
+use room::Room;
+
+/// One shard. Lives on its core's thread; [`Shard::on_event`] is the only way its state changes.
+pub struct Shard {
+    config: ShardConfig,
+    engine: Engine,
+    connections: Vec<Option<Connection>>,
+    /// Connections that are there.
+    live: usize,
+    rooms: Vec<Option<Box<Room>>>,
+    acks: Acks,
+    /// Connections with bytes to flush, or to close, at the end of the turn.
+    touched: Vec<ConnId>,
+    /// Rooms with frames to flush at the end of the turn.
+    dirty: Vec<RoomId>,
+    /// Connections with slices of a large answer to go.
+    streaming: Vec<ConnId>,
+    sweep: sweep::Sweep,
+    timer: Option<Instant>,
+    drain: Drain,
+    write_began: Instant,
+    stats: Stats,
+    scratch: Vec<u8>,
+    notices: Vec<Notice>,
+    requests: Vec<collabblocks_storage_engine::Request>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Drain {
+    No,
+    /// Waiting for the log.
+    Flushing,
+    /// Close frames are out.
+    Done,
+}
+
+impl Shard {
+    /// A shard over its opened storage.
+    pub fn new(config: ShardConfig, engine: Engine) -> Self {
+        Self {
+            config,
+            engine,
+            connections: Vec::new(),
+            live: 0,
+            rooms: Vec::new(),
+            acks: Acks::default(),
+            touched: Vec::new(),
+            dirty: Vec::new(),
+            streaming: Vec::new(),
+            sweep: sweep::Sweep::default(),
+            timer: None,
+            drain: Drain::No,
+            write_began: Instant(0),
+            stats: Stats::default(),
+            scratch: Vec::new(),
+            notices: Vec::new(),
+            requests: Vec::new(),
+        }
+    }
+
+    /// The only way state changes.
+    pub fn on_event(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
+        match event {
+            Event::Received { conn, bytes } => self.on_received(now, conn, bytes, effects),
+            Event::TurnEnd => self.on_turn_end(now, effects),
+            Event::LogWritten { job, result } => self.on_log_written(now, job, result, effects),
+            Event::Accepted { conn, loopback } => self.on_accepted(now, conn, loopback),
+            Event::HandedOff { conn, handoff } => self.on_handed_off(now, conn, *handoff, effects),
+            Event::HandoffRefused { conn } => self.on_handoff_refused(now, conn),
+            Event::Blocked { conn, unsent_bytes } => self.on_blocked(now, conn, unsent_bytes),
+            Event::Drained { conn } => self.on_drained(now, conn),
+            Event::Closed { conn } => {
+                if self.connection(conn).is_some() {
+                    self.forget(now, conn);
+                }
+            }
+            Event::JobDone(done) => {
+                let mut notices = std::mem::take(&mut self.notices);
+                self.engine.on_job_done(now.0, done, &mut notices);
+                for notice in notices.drain(..) {
+                    self.on_notice(now, notice, effects);
+                }
+                self.notices = notices;
+            }
+            Event::Mail {
+                mail: Mail::Handoff(_),
+                ..
+            } => {
+                unreachable!("a handoff travels with its socket and arrives as Event::HandedOff")
+            }
+            Event::Control(request) => self.on_control(request, effects),
+            Event::Timer => self.timer = None,
+        }
+    }
+
+    fn on_log_written(
+        &mut self,
+        now: Instant,
+        job: collabblocks_wal::WriteJob,
+        result: std::io::Result<usize>,
+        effects: &mut Effects,
+    ) {
+        match self.engine.on_written(now.0, job, result) {
+            Ok(durable) => {
+                let took = now.0.saturating_sub(self.write_began.0);
+                self.stats.commit_ns.saturating_record(took.max(1));
+                self.release(durable);
+            }
+            Err(poisoned) => {
+                for slot in 0..self.connections.len() {
+                    if let Some(id) = self.id_at(slot) {
+                        self.close(now, id, 1011, "the server cannot write any more", true);
+                    }
+                }
+                effects.list.push(Effect::Fatal(poisoned.to_string()));
+            }
+        }
+    }
+
+    fn on_control(&mut self, request: ControlRequest, effects: &mut Effects) {
+        match request {
+            ControlRequest::Stats { id } => {
+                let mut stats = Box::new(self.stats.clone());
+                stats.engine = self.engine.stats();
+                stats.connections = self.live as u64;
+                let rooms = || self.rooms.iter().flatten();
+                stats.rooms = rooms().count() as u64;
+                stats.sessions = rooms()
+                    .map(|r| (r.sessions.len() + r.loading.len()) as u64)
+                    .sum();
+                stats.presence_clients = rooms().map(|r| r.presence.present() as u64).sum();
+                stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();
+                stats.ack_queue_bytes = self.acks.held_bytes() as u64;
+                effects
+                    .list
+                    .push(Effect::Reply(ControlReply::Stats { id, stats }));
+            }
+            ControlRequest::Drain => {
+                if self.drain == Drain::No {
+                    self.drain = Drain::Flushing;
+                    effects.list.push(Effect::StopAccepting);
+                }
+            }
+        }
+    }
+
+    /// A connection by id, unless the id is an old one.
+    fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.connections
+            .get_mut(id.slot as usize)?
+            .as_mut()
+            .filter(|c| c.generation == id.generation)
+    }
+
+    fn session(&mut self, id: ConnId) -> Option<&mut Session> {
+        self.connection(id)?.session()
+    }
+
+    fn id_at(&self, slot: usize) -> Option<ConnId> {
+        let generation = self.connections[slot].as_ref()?.generation;
+        Some(ConnId {
+            slot: slot as u32,
+            generation,
+        })
+    }
+
+    fn room(&mut self, id: RoomId) -> &mut Room {
+        let room = self.rooms[id.slot as usize]
+            .as_mut()
+            .expect("a session's room is kept while it is attached");
+        assert_eq!(room.id, id, "a session's room is kept while it is attached");
+        room
+    }
+
+    /// Puts a connection on the list of those to flush at the end of the turn; returns it.
+    fn touch(&mut self, id: ConnId) -> Option<&mut Connection> {
+        let connection = self
+            .connections
+            .get_mut(id.slot as usize)?
+            .as_mut()
+            .filter(|c| c.generation == id.generation)?;
+        if !connection.touched {
+            connection.touched = true;
+            self.touched.push(id);
+        }
+        Some(connection)
+    }
+
+    fn touch_room(&mut self, id: RoomId) -> &mut Room {
+        let room = self.rooms[id.slot as usize]
+            .as_mut()
+            .expect("a session's room is kept while it is attached");
+        if !room.dirty {
+            room.dirty = true;
+            self.dirty.push(id);
+        }
+        room
+    }
+
+    fn count_refused(&mut self, reason: &'static str) {
+        *self.stats.refused.entry(reason).or_default() += 1;
+    }
+
+    /// Closes a connection at the end of the turn, with a close frame if it is a WebSocket already.
+    /// A session leaves its room at once.
+    fn close(&mut self, now: Instant, id: ConnId, code: u16, reason: &str, flush: bool) {
+        let Some(connection) = self.touch(id) else {
+            return;
+        };
+        match &connection.stage {
+            Stage::Closing { .. } => return,
+            Stage::Session(_) => crate::edge::websocket::close(code, reason, &mut connection.out),
+            Stage::Head(_) => {}
+        }
+        self.leave(now, id);
+        if let Some(connection) = self.connection(id) {
+            connection.stage = Stage::Closing { flush };
+        }
+    }
+
+    /// The connection is gone: no trace of it stays.
+    fn forget(&mut self, now: Instant, id: ConnId) {
+        self.leave(now, id);
+        self.remove(id);
+    }
+
+    fn remove(&mut self, id: ConnId) {
+        if self.connections[id.slot as usize].take().is_some() {
+            self.live -= 1;
+        }
+    }
+
+    /// Takes a session out of its room.
+    fn leave(&mut self, now: Instant, id: ConnId) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let room_id = session.room;
+        let index = session.index;
+        let live = session.loading.is_none();
+        let behind = session.behind.is_some();
+        let clients = std::mem::take(&mut session.clients);
+        let room = self.room(room_id);
+        if live {
+            room.sessions.swap_remove(index);
+            let moved = room.sessions.get(index).copied();
+            if let Some(moved) = moved {
+                self.session(moved)
+                    .expect("a room's sessions are attached")
+                    .index = index;
+            }
+        } else {
+            room.loading.retain(|c| *c != id);
+        }
+        let room = self.room(room_id);
+        if behind {
+            room.caught_up();
+        }
+        room.presence.leave(id, &clients);
+        if room.is_empty() {
+            self.rooms[room_id.slot as usize] = None;
+        } else if room.presence.has_changes() {
+            self.touch_room(room_id);
+        }
+        self.engine.detach(now.0, room_id);
+    }
+}

@@ -1,5 +1,9 @@
 //! A shard's figures since start, read by the control plane.
 
+use collabblocks_storage_engine::EngineStats;
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+
 /// Counted by the runtime.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeStats {
@@ -20,8 +24,72 @@ pub struct RuntimeStats {
 }
 
 /// All figures of a shard.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stats {
     /// The runtime's.
     pub runtime: RuntimeStats,
+    /// The storage engine's.
+    pub engine: EngineStats,
+    /// Connections now.
+    pub connections: u64,
+    /// Connections since start.
+    pub connections_total: u64,
+    /// Connections handed to other shards since start.
+    pub handoffs_total: u64,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Rooms with sessions now.
+    pub rooms: u64,
+    /// Clients present in rooms now.
+    pub presence_clients: u64,
+    /// Sessions that are behind now.
+    pub sessions_behind: u64,
+    /// Updates taken since start.
+    pub updates: u64,
+    /// Their bytes.
+    pub update_bytes: u64,
+    /// Updates that held nothing new.
+    pub updates_known: u64,
+    /// Presence states taken since start.
+    pub presence_states: u64,
+    /// Sends of the turns since start (frames of a turn to one connection are one send).
+    pub sends: u64,
+    /// Their bytes.
+    pub send_bytes: u64,
+    /// Bytes of frames that wait for the log now.
+    pub ack_queue_bytes: u64,
+    /// What was refused or closed, by reason.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Nanoseconds from handing a batch to the disk until it was durable.
+    pub commit_ns: Histogram<u64>,
+    /// Bytes of a batch.
+    pub batch_bytes: Histogram<u64>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        let histogram =
+            |high| Histogram::new_with_bounds(1, high, 2).expect("constant bounds are valid");
+        Self {
+            runtime: RuntimeStats::default(),
+            engine: EngineStats::default(),
+            connections: 0,
+            connections_total: 0,
+            handoffs_total: 0,
+            sessions: 0,
+            rooms: 0,
+            presence_clients: 0,
+            sessions_behind: 0,
+            updates: 0,
+            update_bytes: 0,
+            updates_known: 0,
+            presence_states: 0,
+            sends: 0,
+            send_bytes: 0,
+            ack_queue_bytes: 0,
+            refused: BTreeMap::new(),
+            commit_ns: histogram(100_000_000_000),
+            batch_bytes: histogram(1 << 30),
+        }
+    }
 }

@@ -5,6 +5,7 @@ pub(crate) mod gate;
 pub(crate) mod ledger;
 pub(crate) mod plan;
 mod read;
+pub(crate) mod subdoc;
 pub mod walk;
 mod wire;
 
@@ -62,7 +63,7 @@ impl Default for Limits {
             document_bytes_max: 64 << 20,
             subdocs_max: 1_000,
             awareness_entries_max: 1_000,
-            awareness_state_bytes_max: 16 << 10,
+            awareness_state_bytes_max: 64 << 10,
         }
     }
 }

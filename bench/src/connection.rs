@@ -1,0 +1,185 @@
+//! One client's socket: what is still to be read whole, and what is still to be written.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Waits for the answer to its upgrade request.
+    Upgrading,
+    /// Waits for the first step 2.
+    Syncing,
+    /// Takes part.
+    Synced,
+    /// Gone.
+    Closed,
+}
+
+/// A socket with its leftovers.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket, non-blocking.
+    pub stream: TcpStream,
+    /// How far it has come.
+    pub stage: Stage,
+    /// The start of a message whose rest has not arrived; empty, without memory, when idle.
+    pub tail: Vec<u8>,
+    out: Vec<u8>,
+    out_sent: usize,
+    /// Whether the socket is watched for room to write.
+    pub watched_for_write: bool,
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything is in the kernel's hands.
+    All,
+    /// The socket is full.
+    Blocked,
+    /// The peer is gone.
+    Gone,
+}
+
+/// What became of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// This many bytes came.
+    Bytes(usize),
+    /// Nothing is there.
+    Nothing,
+    /// The peer is gone.
+    Gone,
+}
+
+impl Connection {
+    /// Takes over a connected, non-blocking socket.
+    pub fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            stage: Stage::Upgrading,
+            tail: Vec::new(),
+            out: Vec::new(),
+            out_sent: 0,
+            watched_for_write: false,
+        }
+    }
+
+    /// The buffer that the next flush sends; append to it.
+    #[inline]
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Bytes that wait to be written.
+    pub fn queued_bytes(&self) -> usize {
+        self.out.len() - self.out_sent
+    }
+
+    /// Writes `bytes` at once if nothing waits before them, and keeps what the socket does not take.
+    pub fn write_through(&mut self, bytes: &[u8]) -> Flushed {
+        if self.queued_bytes() > 0 {
+            self.out.extend_from_slice(bytes);
+            return Flushed::Blocked;
+        }
+        match write_some(&mut self.stream, bytes) {
+            Received::Bytes(written) if written == bytes.len() => Flushed::All,
+            Received::Bytes(written) => {
+                self.out.extend_from_slice(&bytes[written..]);
+                Flushed::Blocked
+            }
+            Received::Nothing => {
+                self.out.extend_from_slice(bytes);
+                Flushed::Blocked
+            }
+            Received::Gone => Flushed::Gone,
+        }
+    }
+
+    /// Writes what waits.
+    pub fn flush(&mut self) -> Flushed {
+        while self.queued_bytes() > 0 {
+            match write_some(&mut self.stream, &self.out[self.out_sent..]) {
+                Received::Bytes(written) => self.out_sent += written,
+                Received::Nothing => return Flushed::Blocked,
+                Received::Gone => return Flushed::Gone,
+            }
+        }
+        self.out.clear();
+        self.out_sent = 0;
+        Flushed::All
+    }
+
+    /// Reads once, behind the leftover of the last time, and returns how many bytes of `buffer`
+    /// then hold input. `buffer` is made to hold more than the leftover.
+    pub fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
+        let kept = self.tail.len();
+        if buffer.len() < kept * 2 {
+            buffer.resize(kept * 2, 0);
+        }
+        let outcome = read_some(&mut self.stream, &mut buffer[kept..]);
+        let Received::Bytes(read) = outcome else {
+            return outcome;
+        };
+        buffer[..kept].copy_from_slice(&self.tail);
+        self.tail = Vec::new();
+        Received::Bytes(kept + read)
+    }
+}
+
+fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> Received {
+    loop {
+        return match stream.read(buffer) {
+            Ok(0) => Received::Gone,
+            Ok(read) => Received::Bytes(read),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => Received::Gone,
+        };
+    }
+}
+
+fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> Received {
+    loop {
+        return match stream.write(bytes) {
+            Ok(written) => Received::Bytes(written),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => Received::Gone,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn what_a_full_socket_refuses_is_sent_later_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut connection = Connection::new(stream);
+        let sent: Vec<u8> = (0..32 << 20).map(|i| (i % 251) as u8).collect();
+        assert_eq!(connection.write_through(&sent), Flushed::Blocked);
+        assert_eq!(connection.write_through(b"end"), Flushed::Blocked);
+        assert!(connection.queued_bytes() > 0);
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; (32 << 20) + 3];
+            peer.read_exact(&mut all).unwrap();
+            all
+        });
+        while connection.flush() == Flushed::Blocked {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let received = reader.join().unwrap();
+        assert!(received.ends_with(b"end"));
+        assert!(received.starts_with(&sent));
+        // The queue is as good as new afterwards.
+        assert_eq!(connection.queued_bytes(), 0);
+        assert_eq!(connection.write_through(b"more"), Flushed::All);
+    }
+}

@@ -1,0 +1,479 @@
+//! The generator: one thread, one epoll, thousands of clients.
+
+mod load;
+
+use crate::connection::{Connection, Flushed, Received, Stage};
+use crate::dialect::{self, Dialect, Message};
+use crate::scenario::Scenario;
+use crate::tracker::{Timebase, Totals, Tracker, new_histogram};
+use crate::websocket::{self, BINARY, Parsed};
+use crate::{Error, Result, update};
+use hdrhistogram::Histogram;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// Upgrades under way at the same time while connecting.
+const HANDSHAKES_MAX: usize = 64;
+
+/// How long connecting may make no progress.
+const CONNECT_STALL_NS: u64 = 20_000_000_000;
+
+/// After this long without a delivery a closed loop takes what is in flight for lost.
+const STALL_NS: u64 = 3_000_000_000;
+
+/// Room for the reading of one socket; grows for longer frames.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+
+const EVENTS_PER_TURN: usize = 128;
+
+/// Where the load goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server.
+    pub address: SocketAddr,
+    /// The request path; `{room}` stands for the room's name.
+    pub path_template: String,
+    /// What it speaks.
+    pub dialect: Dialect,
+    /// Start of all room names; a run needs its own, so that its rooms are empty.
+    pub room_prefix: String,
+    /// The first client id.
+    pub client_base: u64,
+    /// Whether the generator polls without sleeping.
+    pub spin: bool,
+}
+
+/// Moments of a run at which the caller may look at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before the first connection.
+    Start,
+    /// The measured window begins.
+    WindowStart,
+    /// It ends.
+    WindowEnd,
+}
+
+/// What went wrong or was odd, in numbers.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Oddities {
+    /// Connections that the server closed or broke.
+    pub closed: u64,
+    /// Messages that could not be read.
+    pub unreadable: u64,
+    /// Text frames, which clients of this protocol choke on.
+    pub text_frames: u64,
+    /// Requests for our state in the middle of the load.
+    pub asked_again: u64,
+    /// Refusals.
+    pub refused: u64,
+    /// Edits that a closed loop gave up on.
+    pub given_up: u64,
+}
+
+/// What a run measured on the client's side.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How long the measured window really was, in nanoseconds.
+    pub window_ns: u64,
+    /// Edits sent in the window.
+    pub sent_in_window: u64,
+    /// Edits sent in the whole run.
+    pub sent: u64,
+    /// Totals at the window's start.
+    pub at_window_start: Totals,
+    /// Totals at its end.
+    pub at_window_end: Totals,
+    /// Totals at the end of the run.
+    pub at_end: Totals,
+    /// Deliveries that never came.
+    pub undelivered: u64,
+    /// Latency of deliveries to others, nanoseconds.
+    pub delivery_ns: Histogram<u64>,
+    /// Latency of echoes, nanoseconds.
+    pub ack_ns: Histogram<u64>,
+    /// How late the generator itself handed edits to its sockets, nanoseconds.
+    pub send_lag_ns: Histogram<u64>,
+    /// Bytes received in the window.
+    pub received_bytes_in_window: u64,
+    /// What was odd.
+    pub oddities: Oddities,
+}
+
+/// Runs one scenario against one target; `on_moment` is called as it goes.
+pub fn run(
+    scenario: &Scenario,
+    target: &Target,
+    on_moment: &mut dyn FnMut(Moment) -> Result<()>,
+) -> Result<Outcome> {
+    let mut generator = Generator::new(scenario, target)?;
+    on_moment(Moment::Start)?;
+    generator.connect_all()?;
+    generator.drive(on_moment)
+}
+
+struct Generator<'a> {
+    scenario: &'a Scenario,
+    target: &'a Target,
+    origin: Instant,
+    epoll: OwnedFd,
+    connections: Vec<Connection>,
+    tracker: Tracker,
+    prefixes: Vec<Vec<u8>>,
+    buffer: Vec<u8>,
+    update: Vec<u8>,
+    message: Vec<u8>,
+    frame: Vec<u8>,
+    dirty: Vec<usize>,
+    is_dirty: Vec<bool>,
+    /// Edits sent by room.
+    sent_by_room: Vec<u64>,
+    sent: u64,
+    next_edit: u64,
+    received_bytes: u64,
+    send_lag_ns: Histogram<u64>,
+    loaded: bool,
+    synced: usize,
+    failure: Option<String>,
+    oddities: Oddities,
+}
+
+impl<'a> Generator<'a> {
+    fn new(scenario: &'a Scenario, target: &'a Target) -> Result<Self> {
+        let rooms = scenario.rooms;
+        let prefixes = (0..rooms)
+            .map(|room| target.dialect.prefix(&room_name(target, room)))
+            .collect();
+        Ok(Self {
+            scenario,
+            target,
+            origin: Instant::now(),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            connections: Vec::with_capacity(scenario.connections()),
+            // Replaced when the load's start is known; until then every edit is a stranger's.
+            tracker: new_tracker(scenario, target, Timebase::Sent(Vec::new()), 0..0),
+            prefixes,
+            buffer: vec![0; READ_BUFFER_BYTES],
+            update: Vec::new(),
+            message: Vec::new(),
+            frame: Vec::new(),
+            dirty: Vec::new(),
+            is_dirty: vec![false; scenario.connections()],
+            sent_by_room: vec![0; rooms],
+            sent: 0,
+            next_edit: 0,
+            received_bytes: 0,
+            send_lag_ns: new_histogram(),
+            loaded: false,
+            synced: 0,
+            failure: None,
+            oddities: Oddities::default(),
+        })
+    }
+
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+
+    fn connect_all(&mut self) -> Result<()> {
+        let total = self.scenario.connections();
+        let mut progress = (0, self.now_ns());
+        while self.synced < total {
+            while self.connections.len() < total
+                && self.connections.len() - self.synced < HANDSHAKES_MAX
+            {
+                self.connect()?;
+            }
+            self.turn(10_000_000, &mut |_, _, _| {})?;
+            if let Some(failure) = self.failure.take() {
+                return Err(Error::new(failure));
+            }
+            let now = self.now_ns();
+            if self.synced > progress.0 {
+                progress = (self.synced, now);
+            } else if now - progress.1 > CONNECT_STALL_NS {
+                return Err(Error::new(format!(
+                    "only {} of {total} clients got synced",
+                    self.synced
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let index = self.connections.len();
+        let room = index / self.scenario.clients_per_room;
+        let stream = TcpStream::connect(self.target.address)
+            .map_err(|error| Error::new(format!("client {index} cannot connect: {error}")))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        epoll::add(
+            &self.epoll,
+            &stream,
+            EventData::new_u64(index as u64),
+            EventFlags::IN,
+        )?;
+        let path = self
+            .target
+            .path_template
+            .replace("{room}", &room_name(self.target, room));
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            self.target.address
+        );
+        let mut connection = Connection::new(stream);
+        connection.out().extend_from_slice(request.as_bytes());
+        self.connections.push(connection);
+        self.flush(index)
+    }
+
+    /// Waits once, for at most `timeout_ns`, and handles what came. `between` runs after each
+    /// socket, so that a turn full of input does not hold up what is due.
+    fn turn(
+        &mut self,
+        timeout_ns: u64,
+        between: &mut dyn FnMut(&mut Self, usize, u64),
+    ) -> Result<()> {
+        let timeout = Timespec {
+            tv_sec: (timeout_ns / 1_000_000_000) as i64,
+            tv_nsec: (timeout_ns % 1_000_000_000) as i64,
+        };
+        let mut events = Vec::with_capacity(EVENTS_PER_TURN);
+        let waited = epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&timeout),
+        );
+        match waited {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        for event in events {
+            let index = event.data.u64() as usize;
+            if self.connections[index].stage == Stage::Closed {
+                continue;
+            }
+            let flags = event.flags;
+            if flags.contains(EventFlags::OUT) {
+                self.flush(index)?;
+            }
+            if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+                let now = self.receive(index)?;
+                between(self, index, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, index: usize) -> Result<u64> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let received = self.connections[index].receive(&mut buffer);
+        let now = self.now_ns();
+        match received {
+            Received::Bytes(length) => {
+                self.received_bytes += length as u64;
+                let used = self.on_bytes(index, &buffer[..length], now);
+                if self.connections[index].stage != Stage::Closed {
+                    self.connections[index]
+                        .tail
+                        .extend_from_slice(&buffer[used..length]);
+                }
+            }
+            Received::Nothing => {}
+            Received::Gone => self.close(index, "the server closed the connection"),
+        }
+        self.buffer = buffer;
+        self.flush_dirty()?;
+        Ok(now)
+    }
+
+    /// Handles what `bytes` hold whole and returns how much that was.
+    fn on_bytes(&mut self, index: usize, bytes: &[u8], now: u64) -> usize {
+        let mut from = 0;
+        if self.connections[index].stage == Stage::Upgrading {
+            let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+                return 0;
+            };
+            if !bytes.starts_with(b"HTTP/1.1 101") {
+                let line = bytes
+                    .split(|byte| *byte == b'\r')
+                    .next()
+                    .unwrap_or_default();
+                let line = String::from_utf8_lossy(line).into_owned();
+                self.close(index, &format!("the server answered: {line}"));
+                return bytes.len();
+            }
+            from = end + 4;
+            self.connections[index].stage = Stage::Syncing;
+            let room = index / self.scenario.clients_per_room;
+            for message in self.target.dialect.hello(&self.prefixes[room]) {
+                self.send(index, BINARY, &message);
+            }
+        }
+        let room = index / self.scenario.clients_per_room;
+        let prefix_length = self.prefixes[room].len();
+        loop {
+            let frame = match websocket::parse(&bytes[from..]) {
+                Parsed::Frame(frame) => frame,
+                Parsed::Incomplete(_) => return from,
+                Parsed::Invalid => {
+                    self.close(index, "the server sent an invalid frame");
+                    return bytes.len();
+                }
+            };
+            let payload = &bytes[from + frame.payload_start..from + frame.length];
+            from += frame.length;
+            match frame.opcode {
+                BINARY if frame.fin => self.on_message(index, payload, prefix_length, now),
+                websocket::PING => self.send(index, websocket::PONG, payload),
+                websocket::PONG => {}
+                websocket::TEXT if frame.fin => self.oddities.text_frames += 1,
+                websocket::CLOSE => {
+                    let code = payload
+                        .get(..2)
+                        .map_or(0, |c| u16::from_be_bytes([c[0], c[1]]));
+                    self.close(index, &format!("the server closed with code {code}"));
+                    return bytes.len();
+                }
+                _ => {
+                    self.close(index, "the server sent a fragmented message");
+                    return bytes.len();
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn on_message(&mut self, index: usize, payload: &[u8], prefix_length: usize, now: u64) {
+        match self.target.dialect.read(payload, prefix_length) {
+            Some(Message::Update(update)) => self.on_update(index, update, now),
+            Some(Message::Step2(update)) => {
+                if self.connections[index].stage == Stage::Syncing {
+                    self.connections[index].stage = Stage::Synced;
+                    self.synced += 1;
+                }
+                self.on_update(index, update, now);
+            }
+            Some(Message::Step1) => {
+                self.oddities.asked_again += u64::from(self.loaded);
+                let room = index / self.scenario.clients_per_room;
+                let mut reply = Vec::new();
+                dialect::write_empty_step2(&mut reply, &self.prefixes[room]);
+                self.send(index, BINARY, &reply);
+            }
+            Some(Message::Ping(pong)) => self.send(index, BINARY, pong),
+            Some(Message::Refused(reason)) => {
+                self.oddities.refused += 1;
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                self.failure
+                    .get_or_insert(format!("the server refused: {reason}"));
+            }
+            Some(Message::Other) => {}
+            None => self.oddities.unreadable += 1,
+        }
+    }
+
+    #[inline]
+    fn on_update(&mut self, index: usize, update: &[u8], now: u64) {
+        let tracker = &mut self.tracker;
+        let read = update::for_each_range(update, |client, clock, length| {
+            tracker.on_range(index, client, clock, length, now);
+        });
+        if read.is_none() {
+            self.oddities.unreadable += 1;
+        }
+    }
+
+    fn send(&mut self, index: usize, opcode: u8, payload: &[u8]) {
+        websocket::write_client_frame(self.connections[index].out(), opcode, payload);
+        self.mark_dirty(index);
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, index: usize) {
+        if !self.is_dirty[index] {
+            self.is_dirty[index] = true;
+            self.dirty.push(index);
+        }
+    }
+
+    fn flush_dirty(&mut self) -> Result<()> {
+        while let Some(index) = self.dirty.pop() {
+            self.is_dirty[index] = false;
+            if self.connections[index].stage != Stage::Closed {
+                self.flush(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, index: usize) -> Result<()> {
+        let connection = &mut self.connections[index];
+        let blocked = match connection.flush() {
+            Flushed::All => false,
+            Flushed::Blocked => true,
+            Flushed::Gone => {
+                self.close(index, "the server closed the connection");
+                return Ok(());
+            }
+        };
+        if blocked != connection.watched_for_write {
+            connection.watched_for_write = blocked;
+            let flags = if blocked {
+                EventFlags::IN | EventFlags::OUT
+            } else {
+                EventFlags::IN
+            };
+            epoll::modify(
+                &self.epoll,
+                &connection.stream,
+                EventData::new_u64(index as u64),
+                flags,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, index: usize, why: &str) {
+        let connection = &mut self.connections[index];
+        if connection.stage == Stage::Closed {
+            return;
+        }
+        // During the load it is counted; before, it ends the run.
+        if !self.loaded {
+            self.failure.get_or_insert(format!("client {index}: {why}"));
+        }
+        connection.stage = Stage::Closed;
+        self.oddities.closed += 1;
+        // An error here means that the socket is gone from the set already.
+        let _ = epoll::delete(&self.epoll, &connection.stream);
+        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn room_name(target: &Target, room: usize) -> String {
+    format!("{}{room}", target.room_prefix)
+}
+
+fn new_tracker(
+    scenario: &Scenario,
+    target: &Target,
+    timebase: Timebase,
+    window: std::ops::Range<u64>,
+) -> Tracker {
+    Tracker::new(
+        scenario.rooms,
+        scenario.clients_per_room,
+        scenario.writers_per_room,
+        target.client_base,
+        timebase,
+        window,
+    )
+}

@@ -1,0 +1,298 @@
+//! What a run comes to, as numbers with units, as JSON and as a table.
+
+use crate::generator::{Oddities, Outcome};
+use crate::process::Memory;
+use crate::scenario::Scenario;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Percentiles of a latency, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    /// Values behind the percentiles.
+    pub count: u64,
+    /// Median.
+    pub us_p50: f64,
+    /// 99th percentile.
+    pub us_p99: f64,
+    /// 99.9th percentile.
+    pub us_p999: f64,
+    /// The largest value.
+    pub us_max: f64,
+}
+
+impl Latency {
+    /// Reads the percentiles off a histogram of nanoseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            count: histogram.len(),
+            us_p50: at(0.5),
+            us_p99: at(0.99),
+            us_p999: at(0.999),
+            us_max: histogram.max() as f64 / 1e3,
+        }
+    }
+}
+
+/// What the server's process used in the measured window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ServerUse {
+    /// CPU of all its threads, in seconds.
+    pub cpu_s: f64,
+    /// The share of that in user mode, from timer ticks.
+    pub cpu_user_share: f64,
+    /// CPU as a share of the window; 1 is one whole core.
+    pub cores_busy: f64,
+    /// How much of its core others used in the window, where it is pinned: noise.
+    pub core_used_by_others_share: Option<f64>,
+    /// CPU for each edit that was delivered to a client other than its writer.
+    pub cpu_us_per_delivered_edit: Option<f64>,
+    /// CPU for each edit that was offered.
+    pub cpu_us_per_offered_edit: Option<f64>,
+    /// Memory before the first connection.
+    pub memory_before: Memory,
+    /// Memory at the end of the window.
+    pub memory: Memory,
+    /// Growth of resident memory for each connection.
+    pub rss_bytes_per_connection: f64,
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Which server.
+    pub server: String,
+    /// What was run.
+    pub scenario: Scenario,
+    /// How long the window was, in seconds.
+    pub window_s: f64,
+    /// Edits sent in the window, a second.
+    pub offered_edits_per_s: f64,
+    /// Edits delivered in the window to clients other than their writers, a second.
+    pub delivered_edits_per_s: f64,
+    /// Edits that came back to their writers in the window, a second.
+    pub echoed_edits_per_s: f64,
+    /// Deliveries that never came, of the whole run.
+    pub undelivered_edits: u64,
+    /// The same as a share of all that were owed.
+    pub undelivered_share: f64,
+    /// Deliveries that came more than once.
+    pub repeated_edits: u64,
+    /// Edits passed over by a later one of the same writer.
+    pub skipped_edits: u64,
+    /// Edits of clients that are not of this run.
+    pub foreign_edits: u64,
+    /// From the scheduled time to arrival at others.
+    pub delivery: Latency,
+    /// From the scheduled time to the echo.
+    pub ack: Latency,
+    /// How late the generator handed edits to its sockets: large means that it, not the server,
+    /// could not keep up.
+    pub generator_lag: Latency,
+    /// The generator's own CPU as a share of the window.
+    pub generator_cores_busy: f64,
+    /// Bytes received from the server in the window.
+    pub received_bytes: u64,
+    /// What went wrong.
+    pub oddities: Oddities,
+    /// What the server used, where its process is known.
+    pub server_use: Option<ServerUse>,
+}
+
+impl Report {
+    /// Puts together what the client side saw; the caller adds what it knows of the server.
+    pub fn new(server: &str, scenario: &Scenario, outcome: &Outcome, generator_cpu_s: f64) -> Self {
+        let window_s = outcome.window_ns as f64 / 1e9;
+        let per_s = |last: u64, first: u64| (last - first) as f64 / window_s;
+        let (first, last) = (&outcome.at_window_start, &outcome.at_window_end);
+        let owed = outcome.sent * (scenario.clients_per_room as u64 - 1);
+        Self {
+            server: server.to_owned(),
+            scenario: scenario.clone(),
+            window_s,
+            offered_edits_per_s: outcome.sent_in_window as f64 / window_s,
+            delivered_edits_per_s: per_s(last.delivered, first.delivered),
+            echoed_edits_per_s: per_s(last.echoed, first.echoed),
+            undelivered_edits: outcome.undelivered,
+            undelivered_share: ratio(outcome.undelivered as f64, owed as f64).unwrap_or(0.0),
+            repeated_edits: outcome.at_end.repeated,
+            skipped_edits: outcome.at_end.skipped,
+            foreign_edits: outcome.at_end.foreign,
+            delivery: Latency::of(&outcome.delivery_ns),
+            ack: Latency::of(&outcome.ack_ns),
+            generator_lag: Latency::of(&outcome.send_lag_ns),
+            generator_cores_busy: generator_cpu_s / window_s,
+            received_bytes: outcome.received_bytes_in_window,
+            oddities: outcome.oddities,
+            server_use: None,
+        }
+    }
+
+    /// CPU microseconds per delivered edit, where the server's process is known and edits flowed.
+    pub fn cpu_us_per_delivered_edit(&self) -> Option<f64> {
+        self.server_use
+            .and_then(|used| used.cpu_us_per_delivered_edit)
+    }
+
+    /// What a reader must know before believing the figures; empty when all is well.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.undelivered_edits > 0 {
+            warnings.push(format!(
+                "{} deliveries never came ({:.2} %)",
+                self.undelivered_edits,
+                self.undelivered_share * 100.0
+            ));
+        }
+        let oddities = &self.oddities;
+        for (count, what) in [
+            (self.skipped_edits, "edits were passed over"),
+            (self.foreign_edits, "edits of strangers"),
+            (oddities.closed, "connections were closed"),
+            (oddities.unreadable, "messages could not be read"),
+            (oddities.text_frames, "text frames"),
+            (oddities.asked_again, "requests for state during the load"),
+            (oddities.refused, "refusals"),
+            (
+                oddities.given_up,
+                "deliveries were given up to keep the loop going",
+            ),
+        ] {
+            if count > 0 {
+                warnings.push(format!("{count} {what}"));
+            }
+        }
+        if self.generator_cores_busy > 0.9
+            && !matches!(self.scenario.pace, crate::scenario::Pace::Idle)
+        {
+            warnings.push(format!(
+                "the generator's core was {:.0} % busy: figures may be its limit, not the server's",
+                self.generator_cores_busy * 100.0
+            ));
+        }
+        if let Some(others) = self
+            .server_use
+            .and_then(|used| used.core_used_by_others_share)
+            && others > 0.05
+        {
+            warnings.push(format!(
+                "others used {:.0} % of the server's core",
+                others * 100.0
+            ));
+        }
+        warnings
+    }
+
+    /// One line a figure.
+    pub fn text(&self) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "  {name:<28}{value}");
+        };
+        line(
+            "offered",
+            format!("{:.0} edits/s", self.offered_edits_per_s),
+        );
+        line(
+            "delivered to others",
+            format!("{} edits/s", group(self.delivered_edits_per_s)),
+        );
+        line(
+            "echoed to the writer",
+            format!("{} edits/s", group(self.echoed_edits_per_s)),
+        );
+        for (name, latency) in [
+            ("delivery", self.delivery),
+            ("acknowledgement", self.ack),
+            ("generator lag", self.generator_lag),
+        ] {
+            if latency.count > 0 {
+                line(
+                    name,
+                    format!(
+                        "p50 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
+                        latency.us_p50, latency.us_p99, latency.us_p999, latency.us_max
+                    ),
+                );
+            }
+        }
+        if let Some(used) = &self.server_use {
+            if let Some(cost) = used.cpu_us_per_delivered_edit {
+                line("server CPU", format!("{cost:.2} µs per delivered edit"));
+            }
+            if let Some(cost) = used.cpu_us_per_offered_edit {
+                line("", format!("{cost:.2} µs per offered edit"));
+            }
+            line(
+                "",
+                format!(
+                    "{:.1} % of a core, {:.0} % of it in user mode",
+                    used.cores_busy * 100.0,
+                    used.cpu_user_share * 100.0
+                ),
+            );
+            line(
+                "server memory",
+                format!(
+                    "{:.1} MB, {:.1} MB before the load, {:.0} bytes per connection",
+                    used.memory.rss_bytes as f64 / 1e6,
+                    used.memory_before.rss_bytes as f64 / 1e6,
+                    used.rss_bytes_per_connection
+                ),
+            );
+        }
+        line(
+            "generator",
+            format!("{:.1} % of a core", self.generator_cores_busy * 100.0),
+        );
+        for warning in self.warnings() {
+            line("NOTE", warning);
+        }
+        text
+    }
+}
+
+/// `a / b`, unless `b` is zero.
+pub fn ratio(a: f64, b: f64) -> Option<f64> {
+    (b > 0.0).then(|| a / b)
+}
+
+/// A large number with separated thousands.
+pub fn group(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(group(7.0), "7");
+        assert_eq!(group(1_234.4), "1,234");
+        assert_eq!(group(16_000_000.0), "16,000,000");
+    }
+
+    #[test]
+    fn percentiles_are_in_microseconds() {
+        let mut histogram = crate::tracker::new_histogram();
+        for ms in 1..=1_000u64 {
+            histogram.record(ms * 1_000_000).unwrap();
+        }
+        let latency = Latency::of(&histogram);
+        assert_eq!(latency.count, 1_000);
+        assert!((latency.us_p50 - 500_000.0).abs() < 1_000.0);
+        assert!((latency.us_p99 - 990_000.0).abs() < 1_500.0);
+        assert_eq!(ratio(1.0, 0.0), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! The generator against the floors in this process: every edit sent is delivered and counted.
+
+use collabblocks_bench::dialect::Dialect;
+use collabblocks_bench::floor::{Floor, Mode};
+use collabblocks_bench::generator::{self, Outcome, Target};
+use collabblocks_bench::run::fresh_identity;
+use collabblocks_bench::scenario::{Scenario, ScenarioFile};
+use std::net::SocketAddr;
+
+fn run(mode: Mode, file: ScenarioFile) -> (Scenario, Outcome) {
+    let floor = Floor::bind(mode, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = floor.address().unwrap();
+    // It serves until the test's process ends.
+    std::thread::spawn(move || floor.run());
+    let mut scenario = Scenario::from_file(file, "test").unwrap();
+    scenario.warmup_s = 0.2;
+    scenario.window_s = 1.0;
+    // Ends early once all has come; long, so that a busy machine does not fail the test.
+    scenario.drain_s = 20.0;
+    let (room_prefix, client_base) = fresh_identity();
+    let target = Target {
+        address,
+        path_template: "/{room}".to_owned(),
+        dialect: Dialect::YWebsocket,
+        room_prefix,
+        client_base,
+        spin: false,
+    };
+    let outcome = generator::run(&scenario, &target, &mut |_| Ok(())).unwrap();
+    (scenario, outcome)
+}
+
+fn assert_all_arrived(scenario: &Scenario, outcome: &Outcome) {
+    let others = scenario.clients_per_room as u64 - 1;
+    assert_eq!(outcome.undelivered, 0);
+    assert_eq!(outcome.at_end.delivered, outcome.sent * others);
+    assert_eq!(
+        (
+            outcome.at_end.repeated,
+            outcome.at_end.skipped,
+            outcome.at_end.foreign
+        ),
+        (0, 0, 0)
+    );
+    assert_eq!(outcome.oddities.unreadable, 0);
+    assert_eq!(outcome.oddities.closed, 0);
+}
+
+#[test]
+fn a_second_of_fanout_is_delivered_to_the_last_edit() {
+    for mode in [Mode::Unbatched, Mode::Batched] {
+        let file = ScenarioFile::Fanout {
+            name: None,
+            clients: 10,
+            writers: Some(3),
+            rate: 500.0,
+            jittered: None,
+        };
+        let (scenario, outcome) = run(mode, file);
+        assert_eq!(outcome.sent, 600, "1.2 s at 500 edits/s");
+        assert_all_arrived(&scenario, &outcome);
+        // The histograms hold the window's edits only: one slot may straddle each end.
+        let in_window = outcome.delivery_ns.len();
+        assert!((499 * 9..=501 * 9).contains(&in_window), "{in_window}");
+        assert!(outcome.ack_ns.len().abs_diff(500) <= 1);
+        assert!(outcome.delivery_ns.min() > 0);
+    }
+}
+
+#[test]
+fn rooms_do_not_hear_each_other() {
+    let file = ScenarioFile::Rooms {
+        name: None,
+        rooms: 50,
+        clients: None,
+        rate: 10.0,
+        jittered: Some(false),
+    };
+    let (scenario, outcome) = run(Mode::Unbatched, file);
+    assert_eq!(outcome.sent, 600);
+    assert_all_arrived(&scenario, &outcome);
+}
+
+#[test]
+fn a_closed_loop_keeps_its_window_and_loses_nothing() {
+    let file = ScenarioFile::Saturate {
+        name: None,
+        rooms: Some(2),
+        clients: 5,
+        writers: None,
+        in_flight: 64,
+    };
+    let (scenario, outcome) = run(Mode::Batched, file);
+    assert!(outcome.sent > 2 * 64 * 10, "{} edits", outcome.sent);
+    assert_all_arrived(&scenario, &outcome);
+    assert_eq!(outcome.oddities.given_up, 0);
+}
+
+#[test]
+fn a_refused_upgrade_ends_the_run_with_the_servers_words() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut keep = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+            keep.push(stream);
+        }
+    });
+    let file = ScenarioFile::Fanout {
+        name: None,
+        clients: 2,
+        writers: None,
+        rate: 1.0,
+        jittered: None,
+    };
+    let target = Target {
+        address,
+        path_template: "/{room}".to_owned(),
+        dialect: Dialect::YWebsocket,
+        room_prefix: "r".to_owned(),
+        client_base: 1 << 31,
+        spin: false,
+    };
+    let scenario = Scenario::from_file(file, "test").unwrap();
+    let error = generator::run(&scenario, &target, &mut |_| Ok(()))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("403 Forbidden"), "{error}");
+}

@@ -1,0 +1,202 @@
+//! The configuration: one TOML file, every key of which an environment variable or a flag overrides.
+//!
+//! The structs, their defaults, their documentation, the flags, the environment variables, the
+//! documented default file and the table in `docs/configuration.md` all come from the one
+//! declaration in this file. [`Config`] is plain data: it is loaded once, checked, and cloned to
+//! whoever needs a part of it.
+
+mod keys;
+mod kinds;
+mod load;
+mod reference;
+mod rules;
+mod value;
+
+pub use keys::{Bound, Key};
+pub use kinds::{Access, Cores, Durability, LogFormat, LogLevel, Runtime, WalSync};
+pub use load::{Effective, Inputs, Problem, Source, load};
+pub use reference::{default_file, markdown_table};
+pub use value::{Setting, Value};
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// The port that the default addresses have.
+pub const DEFAULT_PORT: u16 = 8080;
+
+fn default_listen() -> Vec<SocketAddr> {
+    vec![
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT),
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), DEFAULT_PORT),
+    ]
+}
+
+keys::config! {
+    /// The whole configuration of a server.
+    Config {
+        /// Addresses to listen on, `host:port` each; port 0 takes a free one.
+        /// A default address that the machine does not have (no IPv6) is left out.
+        listen: Vec<SocketAddr> = default_listen(), Bound::Any;
+        /// The data directory. It is made if it is not there, and locked against a second server.
+        data: PathBuf = PathBuf::from("./collabblocks-data"), Bound::Any;
+        /// Cores to run on, one shard each: `auto` (all that the process may use), a count, or a
+        /// list of core numbers such as `[0, 2]` (as text: `0,2` or `4-7`).
+        cores: Cores = Cores::Auto, Bound::Any;
+        /// What drives the shards: `ring` (io_uring, one ring a core) or `glommio`.
+        runtime: Runtime = Runtime::Ring, Bound::Any;
+        /// `ack`: peers see an edit at once and its sender's acknowledgement waits for the disk.
+        /// `strict`: peers too wait for the disk.
+        durability: Durability = Durability::Ack, Bound::Any;
+        /// Who may connect: `loopback` (everyone on this machine, and no other address is
+        /// listened on) or `open` (everyone who reaches the server may read and write all rooms).
+        access: Access = Access::Loopback, Bound::Any;
+        /// Origins that browsers may connect from besides the server's own, such as
+        /// `https://app.example.com`; `*` allows all.
+        allowed_origins: Vec<String> = Vec::new(), Bound::Any;
+        /// An address of its own for health, metrics and the control API, besides the rooms' port;
+        /// empty for none.
+        control_listen: Option<SocketAddr> = None, Bound::Any;
+    }
+
+    /// What is logged, and how. Logs go to standard error.
+    log: Log {
+        /// `json` (one object a line) or `text`.
+        format: LogFormat = LogFormat::Json, Bound::Any;
+        /// `error`, `warn`, `info`, `debug` or `trace`.
+        level: LogLevel = LogLevel::Info, Bound::Any;
+    }
+
+    /// The write-ahead log, one for each shard.
+    wal: Wal {
+        /// Bytes of a segment, a multiple of 4096. It never changes for a data directory.
+        segment_bytes: u64 = 64 << 20, Bound::Blocks(1 << 20, 1 << 30);
+        /// Segments kept by a shard before the rooms that pin the oldest are snapshotted.
+        segments_max: u64 = 16, Bound::Range(2, 65_536);
+        /// How a batch is made durable: `fdatasync` after the write, or `dsync` (one write with
+        /// RWF_DSYNC, faster where the disk has a durable cache).
+        sync: WalSync = WalSync::Fdatasync, Bound::Any;
+        /// Microseconds that a commit may wait for company. Acknowledgements wait for it, delivery
+        /// to peers does not.
+        commit_delay_us: u64 = 1_000, Bound::Range(0, 2_000);
+        /// Pending bytes at which a commit does not wait.
+        commit_bytes: usize = 256 << 10, Bound::Range(0, 64 << 20);
+    }
+
+    /// Snapshots of rooms, and rooms in memory.
+    snapshots: Snapshots {
+        /// Seconds that a room without sessions stays in memory.
+        evict_after_s: u64 = 300, Bound::Range(0, 31_536_000);
+        /// Bytes of documents in memory, all shards together (an estimate), above which rooms
+        /// without sessions are put to disk at once.
+        memory_bytes_max: usize = 1 << 30, Bound::Range(1 << 20, 1 << 46);
+        /// Free bytes on the disk below which updates are refused.
+        disk_reserve_bytes: u64 = 256 << 20, Bound::Range(0, 1 << 46);
+        /// Bytes of a snapshot segment before a new one is begun, a multiple of 4096.
+        segment_bytes: u64 = 64 << 20, Bound::Blocks(1 << 20, 1 << 34);
+    }
+
+    /// Caps on what clients send and hold. What happens at each is told in its line.
+    limits: Limits {
+        /// Bytes of one update; a larger one closes its session.
+        update_bytes_max: usize = 32 << 20, Bound::Range(1 << 10, 1 << 30);
+        /// Structs in one update; more are refused.
+        update_structs_max: usize = 1_000_000, Bound::Range(1, 1 << 32);
+        /// Delete ranges in one update; more are refused.
+        update_deletes_max: usize = 500_000, Bound::Range(1, 1 << 32);
+        /// Client sections in one update or state vector; more are refused.
+        clients_max: usize = 100_000, Bound::Range(1, 1 << 32);
+        /// Nesting of plain values (objects and lists) in an update; deeper ones are refused.
+        any_depth_max: usize = 64, Bound::Range(1, 1_000);
+        /// Nesting of shared types; deeper ones are refused.
+        type_depth_max: usize = 128, Bound::Range(1, 1_000);
+        /// Bytes of a room's encoded state; updates past it are refused.
+        document_bytes_max: usize = 64 << 20, Bound::Range(1 << 10, 1 << 34);
+        /// Sub-documents in one room; more are refused.
+        subdocs_max: usize = 1_000, Bound::Range(0, 1 << 32);
+        /// Bytes of an HTTP request's head; a larger one is answered 431.
+        http_head_bytes_max: usize = 16 << 10, Bound::Range(1 << 10, 1 << 20);
+        /// Milliseconds for a request's head to arrive; a slower one is answered 408.
+        http_head_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
+        /// Bytes of a WebSocket message, all its fragments together; a larger one closes its
+        /// connection with 1009. Not less than `limits.update_bytes_max` and 1 KiB.
+        frame_bytes_max: usize = (32 << 20) + (64 << 10), Bound::Range(2 << 10, 2 << 30);
+        /// Bytes of one client's awareness state; a larger one closes its session.
+        awareness_bytes_max: usize = 64 << 10, Bound::Range(64, 16 << 20);
+        /// Awareness entries in one message; more close its session.
+        awareness_entries_max: usize = 1_000, Bound::Range(1, 1 << 20);
+        /// Clients whose presence one session may own; that of further ones is ignored.
+        awareness_clients_max: usize = 64, Bound::Range(1, 1_000);
+        /// Bytes of a room's name; a longer one is closed with 4400.
+        room_name_bytes_max: usize = 512, Bound::Range(1, 4_096);
+        /// Sessions in one room; a further one is closed with 1013 (try again later).
+        sessions_per_room_max: usize = 10_000, Bound::Range(1, 1 << 24);
+        /// Connections of the whole server; a further one is answered 503. The file limit of the
+        /// process may allow fewer.
+        connections_max: usize = 1_000_000, Bound::Range(1, 1 << 24);
+        /// Bytes waiting for one session above which its updates are replaced by one diff and its
+        /// presence by the latest.
+        queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
+        /// Bytes waiting for one session above which it is closed with 1013 (try again later).
+        queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
+        /// Milliseconds that a session may stay above `limits.queue_soft_bytes` before it is closed
+        /// with 1013 (try again later).
+        slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
+        /// Commands that wait for a room that is loading; at the cap their connections are not
+        /// read any further.
+        load_queue_commands_max: usize = 1_000, Bound::Range(1, 1 << 24);
+        /// Bytes of commands that wait for a room that is loading; at the cap as above.
+        load_queue_bytes_max: usize = 5 << 20, Bound::Range(4 << 10, 1 << 30);
+        /// Milliseconds that a session waits for its room to load before it is closed with 1013
+        /// (try again later).
+        load_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
+        /// Times in a row that a session may send updates that build on content the server has not
+        /// seen and was asked for, before it is closed.
+        gap_repeats_max: u32 = 5, Bound::Range(1, 1_000);
+        /// Milliseconds without data to a client after which it is sent some (its own awareness
+        /// clock or an empty one), since clients close connections that are silent for 30 s.
+        keepalive_ms: u64 = 20_000, Bound::Range(100, 29_000);
+        /// Milliseconds without data from a client after which it is pinged; it is closed if
+        /// nothing comes for as long again.
+        ping_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
+        /// Milliseconds that a shutdown may take before it stops waiting for clients.
+        shutdown_timeout_ms: u64 = 10_000, Bound::Range(0, 600_000);
+        /// Milliseconds that a core's loop may stand still before the watchdog ends the process.
+        watchdog_stall_exit_ms: u64 = 30_000, Bound::Range(1_000, 3_600_000);
+    }
+}
+
+impl Limits {
+    /// The part that the storage engine's guard enforces.
+    pub fn guard(&self) -> collabblocks_storage_engine::Limits {
+        collabblocks_storage_engine::Limits {
+            update_bytes_max: self.update_bytes_max,
+            update_structs_max: self.update_structs_max,
+            update_deletes_max: self.update_deletes_max,
+            clients_max: self.clients_max,
+            any_depth_max: self.any_depth_max,
+            type_depth_max: self.type_depth_max,
+            document_bytes_max: self.document_bytes_max,
+            subdocs_max: self.subdocs_max,
+            awareness_entries_max: self.awareness_entries_max,
+            awareness_state_bytes_max: self.awareness_bytes_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guards_defaults_and_the_configurations_are_the_same() {
+        assert_eq!(
+            Limits::default().guard(),
+            collabblocks_storage_engine::Limits::default()
+        );
+    }
+
+    #[test]
+    fn the_default_configuration_breaks_no_rule() {
+        assert!(rules::broken(&Config::default()).is_empty());
+    }
+}

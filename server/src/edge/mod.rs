@@ -1,0 +1,4 @@
+//! The edge: what stands on the wire below a dialect. Pure: bytes in, bytes out.
+
+pub mod http;
+pub mod websocket;

@@ -1,0 +1,262 @@
+//! Mailboxes between shards: one bounded SPSC ring for each ordered pair of cores, and the wake.
+//!
+//! A sender never waits: what finds a mailbox full is given back to it. A core that is about to wait
+//! says so in its [`Wake`], so that a busy core is never poked.
+
+use crate::shard::{ControlRequest, Mail, ShardId};
+use collabblocks_storage_engine::JobDone;
+use collabblocks_wal::WriteJob;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock, mpsc};
+
+/// Parcels one mailbox holds. At the bound [`Outbox::send`] gives the parcel back.
+pub const MAILBOX_PARCELS_MAX: usize = 1024;
+
+/// A message with the socket that belongs to it.
+#[derive(Debug)]
+pub struct Parcel {
+    /// The message.
+    pub mail: Mail,
+    /// The socket, for a handoff.
+    pub socket: OwnedFd,
+}
+
+/// How a core is woken and told to stop. Shared by its core and all who send to it.
+///
+/// The two atomics are on the allow-list of shared state. `sleeping` is one half of a store-load
+/// handshake and cannot be a message: the core stores `true`, then looks at its queues; a sender
+/// pushes, then looks at `sleeping`. Both orders are sealed by sequentially consistent fences, so at
+/// least one of the two sees the other. `stop` is a shutdown flag.
+#[derive(Debug)]
+pub struct Wake {
+    sleeping: AtomicBool,
+    stop: AtomicBool,
+    event: OwnedFd,
+    ring: OnceLock<OwnedFd>,
+}
+
+impl Wake {
+    /// A wake of a core that is awake.
+    pub fn new() -> io::Result<Self> {
+        // Blocking on purpose: io_uring fails a read at once on a non-blocking file.
+        let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        Ok(Self {
+            sleeping: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            event,
+            ring: OnceLock::new(),
+        })
+    }
+
+    /// The core says that it is about to wait. It looks at its queues after this, and waits only if
+    /// they are empty.
+    pub fn falls_asleep(&self) {
+        self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The core is awake again.
+    pub fn awoke(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// After pushing to a queue of the core: whether the caller must wake it (once; other senders
+    /// may then rely on this caller).
+    pub fn must_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst)
+    }
+
+    /// Wakes the core through its eventfd, from any thread.
+    pub fn poke(&self) {
+        // The counter cannot overflow: the core resets it each time. An error can only mean that, and
+        // then the core is awake anyway.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// After pushing to a queue of the core, from a thread without a ring: wakes it if it sleeps.
+    pub fn notify(&self) {
+        if self.must_wake() {
+            self.poke();
+        }
+    }
+
+    /// Tells the core to end its loop.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.poke();
+    }
+
+    /// Whether the core was told to stop.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The eventfd that [`Wake::poke`] writes to.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// The core runs on this ring: other rings may message it.
+    pub fn set_ring(&self, ring: OwnedFd) {
+        assert!(self.ring.set(ring).is_ok(), "a core has one ring");
+    }
+
+    /// The core's ring, where it has one.
+    pub fn ring(&self) -> Option<BorrowedFd<'_>> {
+        self.ring.get().map(OwnedFd::as_fd)
+    }
+}
+
+/// How a batch of the log ended that a thread wrote.
+#[derive(Debug)]
+pub struct LogEnd {
+    /// The batch.
+    pub job: WriteJob,
+    /// Bytes written and synced, or the error.
+    pub result: io::Result<usize>,
+}
+
+/// What came from elsewhere.
+#[derive(Debug)]
+pub enum Incoming {
+    /// From another shard.
+    Parcel(ShardId, Parcel),
+    /// From a file worker.
+    Job(JobDone),
+    /// From the log's thread.
+    Log(LogEnd),
+    /// From the control plane.
+    Control(ControlRequest),
+}
+
+/// All that other threads send to a core. Lives on that core.
+#[derive(Debug)]
+pub struct Inbox {
+    mail: Vec<(ShardId, rtrb::Consumer<Parcel>)>,
+    jobs: mpsc::Receiver<JobDone>,
+    log: mpsc::Receiver<LogEnd>,
+    control: mpsc::Receiver<ControlRequest>,
+}
+
+impl Inbox {
+    /// Takes what is there, at most a mailbox full from each sender. Returns whether there was any.
+    pub fn take(&mut self, into: &mut VecDeque<Incoming>) -> bool {
+        let before = into.len();
+        for (from, consumer) in &mut self.mail {
+            for _ in 0..MAILBOX_PARCELS_MAX {
+                match consumer.pop() {
+                    Ok(parcel) => into.push_back(Incoming::Parcel(*from, parcel)),
+                    Err(_) => break,
+                }
+            }
+        }
+        into.extend(
+            self.jobs
+                .try_iter()
+                .take(MAILBOX_PARCELS_MAX)
+                .map(Incoming::Job),
+        );
+        into.extend(
+            self.control
+                .try_iter()
+                .take(MAILBOX_PARCELS_MAX)
+                .map(Incoming::Control),
+        );
+        into.extend(self.log.try_iter().map(Incoming::Log));
+        into.len() > before
+    }
+}
+
+/// A core's way to all others. Lives on that core.
+#[derive(Debug)]
+pub struct Outbox {
+    mail: Vec<Option<rtrb::Producer<Parcel>>>,
+    wakes: Vec<Arc<Wake>>,
+}
+
+impl Outbox {
+    /// Pushes a parcel; gives it back if the mailbox is full. On success tells whether the receiver
+    /// must be woken by the caller, through its [`Outbox::wake_of`].
+    // The error is the parcel itself: nothing is boxed on the way of a handoff.
+    #[allow(clippy::result_large_err)]
+    pub fn send(&mut self, to: ShardId, parcel: Parcel) -> Result<bool, Parcel> {
+        let index = usize::from(to.0);
+        let producer = self.mail[index]
+            .as_mut()
+            .expect("a shard sends no mail to itself");
+        match producer.push(parcel) {
+            Ok(()) => Ok(self.wakes[index].must_wake()),
+            Err(rtrb::PushError::Full(parcel)) => Err(parcel),
+        }
+    }
+
+    /// The wake of a shard.
+    pub fn wake_of(&self, shard: ShardId) -> &Arc<Wake> {
+        &self.wakes[usize::from(shard.0)]
+    }
+}
+
+/// Both ends of what one shard has, and the senders that other threads use.
+#[derive(Debug)]
+pub struct Post {
+    /// What comes in.
+    pub inbox: Inbox,
+    /// What goes out.
+    pub outbox: Outbox,
+    /// The shard's wake.
+    pub wake: Arc<Wake>,
+    /// For file workers.
+    pub jobs: mpsc::Sender<JobDone>,
+    /// For the log's thread.
+    pub log: mpsc::Sender<LogEnd>,
+    /// For the control plane; bounded by [`MAILBOX_PARCELS_MAX`].
+    pub control: mpsc::SyncSender<ControlRequest>,
+}
+
+/// Makes the mailboxes of all shards.
+pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
+    let count = usize::from(shards);
+    let wakes = (0..count)
+        .map(|_| Wake::new().map(Arc::new))
+        .collect::<io::Result<Vec<_>>>()?;
+    let mut posts: Vec<Post> = wakes
+        .iter()
+        .map(|wake| {
+            let (jobs, jobs_in) = mpsc::channel();
+            let (log, log_in) = mpsc::channel();
+            let (control, control_in) = mpsc::sync_channel(MAILBOX_PARCELS_MAX);
+            Post {
+                inbox: Inbox {
+                    mail: Vec::new(),
+                    jobs: jobs_in,
+                    log: log_in,
+                    control: control_in,
+                },
+                outbox: Outbox {
+                    mail: Vec::new(),
+                    wakes: wakes.clone(),
+                },
+                wake: wake.clone(),
+                jobs,
+                log,
+                control,
+            }
+        })
+        .collect();
+    for from in 0..count {
+        for to in 0..count {
+            if from == to {
+                posts[from].outbox.mail.push(None);
+                continue;
+            }
+            let (producer, consumer) = rtrb::RingBuffer::new(MAILBOX_PARCELS_MAX);
+            posts[from].outbox.mail.push(Some(producer));
+            posts[to].inbox.mail.push((ShardId(from as u16), consumer));
+        }
+    }
+    Ok(posts)
+}

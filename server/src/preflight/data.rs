@@ -1,0 +1,259 @@
+//! The data directory: there, writable, locked, fit for O_DIRECT, with room for a log.
+
+use super::Refusal;
+use crate::config::Config;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+const LOCK_NAME: &str = "LOCK";
+const PROBE_NAME: &str = ".probe";
+const BLOCK_BYTES: usize = 4096;
+
+/// Segments that a shard of a new store makes before long.
+const SEGMENTS_AT_START: u64 = 3;
+
+/// The lock of a data directory, held until it is dropped or the process ends however it ends.
+#[derive(Debug)]
+pub struct DataLock {
+    _file: File,
+    data: PathBuf,
+}
+
+impl DataLock {
+    /// Locks a data directory, which exists.
+    pub fn take(data: &Path) -> Result<Self, Refusal> {
+        let path = data.join(LOCK_NAME);
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| unusable(&path, &error))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // Only a hint for the reader; an unreadable one is an unknown one.
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.trim();
+                let holder = if holder.is_empty() {
+                    "another process".into()
+                } else {
+                    format!("process {holder}")
+                };
+                return Err(Refusal::unavailable(format!(
+                    "the data directory {} is in use by {holder}: stop that server, or give this one a directory of \
+                     its own with --data",
+                    data.display()
+                )));
+            }
+            Err(errno) => {
+                return Err(Refusal::unavailable(format!(
+                    "the data directory {} cannot be locked ({errno}): put it on a local file system",
+                    data.display()
+                )));
+            }
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(|error| unusable(&path, &error))?;
+        Ok(Self {
+            _file: file,
+            data: data.into(),
+        })
+    }
+
+    /// The directory that is locked.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+}
+
+/// Makes the directory if need be, locks it and probes it.
+pub(super) fn prepare(
+    config: &Config,
+    shards: usize,
+    warnings: &mut Vec<String>,
+) -> Result<DataLock, Refusal> {
+    let data = &config.data;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(|error| unusable(data, &error))?;
+    let lock = DataLock::take(data)?;
+    probe_direct(data)?;
+    let has_store = std::fs::read_dir(data)
+        .map_err(|error| unusable(data, &error))?
+        .filter_map(Result::ok)
+        .any(|entry| entry.file_name() != LOCK_NAME);
+    let free = rustix::fs::statvfs(data).map_err(|errno| unusable(data, &errno.into()))?;
+    let space = Space {
+        free_bytes: free.f_bavail.saturating_mul(free.f_frsize),
+        reserve_bytes: config.snapshots.disk_reserve_bytes,
+        log_bytes: shards as u64 * SEGMENTS_AT_START * config.wal.segment_bytes,
+    };
+    space.judge(data, has_store, warnings)?;
+    Ok(lock)
+}
+
+#[repr(C, align(4096))]
+struct Block([u8; BLOCK_BYTES]);
+
+/// Writes one aligned block past the page cache, to a file that is gone afterwards.
+fn probe_direct(data: &Path) -> Result<(), Refusal> {
+    let path = data.join(PROBE_NAME);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::DIRECT | OFlags::CLOEXEC;
+    let probe = || {
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
+        let block = Box::new(Block([0; BLOCK_BYTES]));
+        let written = rustix::io::pwrite(&file, &block.0, 0)?;
+        if written < BLOCK_BYTES {
+            Err(rustix::io::Errno::NOSPC)
+        } else {
+            rustix::fs::fdatasync(&file)
+        }
+    };
+    let result = probe();
+    // It may never have come into being.
+    let _ = std::fs::remove_file(&path);
+    result.map_err(|errno| direct_refusal(data, errno))
+}
+
+fn direct_refusal(data: &Path, errno: rustix::io::Errno) -> Refusal {
+    match errno {
+        rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP => Refusal::unavailable(format!(
+            "the file system of the data directory {} does not take O_DIRECT writes in blocks of 4096 bytes: put it on \
+             ext4 or XFS with --data",
+            data.display()
+        )),
+        other => unusable(data, &other.into()),
+    }
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Refusal {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::unavailable(format!(
+            "the disk of {path} is full: free some space, or put the data directory elsewhere with --data"
+        )),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Refusal::config(format!(
+                "{path} may not be written ({error}): run as its owner, change its owner with chown, or choose another data \
+             directory with --data"
+            ))
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Refusal::config(format!(
+            "{path} is not a directory: choose another data directory with --data"
+        )),
+        _ => Refusal::unavailable(format!(
+            "{path} cannot be used ({error}): mend it, or choose another data directory with --data"
+        )),
+    }
+}
+
+struct Space {
+    free_bytes: u64,
+    reserve_bytes: u64,
+    log_bytes: u64,
+}
+
+impl Space {
+    /// A new store must fit; one that is there is opened, and refuses updates below the reserve.
+    fn judge(
+        &self,
+        data: &Path,
+        has_store: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Refusal> {
+        let (data, free) = (data.display(), self.free_bytes);
+        let needed = self.reserve_bytes.saturating_add(self.log_bytes);
+        if !has_store && free < needed {
+            return Err(Refusal::unavailable(format!(
+                "the disk of the data directory {data} has {free} bytes free and a new store needs {needed}: free some \
+                 space, use fewer cores, or lower snapshots.disk_reserve_bytes"
+            )));
+        }
+        if free < self.reserve_bytes {
+            warnings.push(format!(
+                "the disk of the data directory {data} has {free} bytes free, less than \
+                 snapshots.disk_reserve_bytes = {}: updates are refused until there are more",
+                self.reserve_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(data: PathBuf) -> Config {
+        Config {
+            data,
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_a_directory_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for data in [file.path().to_path_buf(), file.path().join("below")] {
+            let refusal = prepare(&config(data), 1, &mut Vec::new()).unwrap_err();
+            assert_eq!(
+                refusal.exit_code,
+                crate::preflight::EXIT_CONFIG,
+                "{refusal}"
+            );
+            assert!(refusal.sentence.contains("not a directory"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        use rustix::io::Errno;
+        for (errno, code, want) in [
+            (Errno::INVAL, 69, "ext4 or XFS"),
+            (Errno::OPNOTSUPP, 69, "ext4 or XFS"),
+            (Errno::NOSPC, 69, "is full"),
+            (Errno::ACCESS, 78, "chown"),
+            (Errno::ROFS, 78, "may not be written"),
+            (Errno::IO, 69, "cannot be used"),
+        ] {
+            let refusal = direct_refusal(Path::new("/d"), errno);
+            assert!(
+                refusal.sentence.contains(want) && refusal.sentence.contains("/d"),
+                "{refusal}"
+            );
+            assert_eq!(refusal.exit_code, code, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn space_is_judged_by_whether_there_is_a_store() {
+        let judge = |free_bytes, has_store| {
+            let mut warnings = Vec::new();
+            let space = Space {
+                free_bytes,
+                reserve_bytes: 100,
+                log_bytes: 50,
+            };
+            (
+                space
+                    .judge(Path::new("/d"), has_store, &mut warnings)
+                    .is_ok(),
+                warnings.len(),
+            )
+        };
+        assert_eq!(judge(150, false), (true, 0));
+        assert_eq!(judge(149, false), (false, 0));
+        assert_eq!(judge(100, true), (true, 0));
+        assert_eq!(judge(99, true), (true, 1));
+    }
+}

@@ -1,0 +1,229 @@
+//! Which cores the shards run on.
+
+use std::path::Path;
+use std::str::FromStr;
+
+/// What the operator asked for: `auto`, a count, or a list such as `0,2-5`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Cores {
+    /// One shard for each usable core, one core left to the control plane where there are more than
+    /// three.
+    #[default]
+    Auto,
+    /// This many shards.
+    Count(usize),
+    /// Exactly these cores.
+    List(Vec<usize>),
+}
+
+impl FromStr for Cores {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| wrong(text));
+        if !text.contains([',', '-']) {
+            return match number(text)? {
+                0 => Err(wrong(text)),
+                count => Ok(Self::Count(count)),
+            };
+        }
+        let mut list = Vec::new();
+        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
+            match part.split_once('-') {
+                None => list.push(number(part)?),
+                Some((first, last)) => {
+                    let (first, last) = (number(first)?, number(last)?);
+                    if first > last || last - first > 4096 {
+                        return Err(wrong(text));
+                    }
+                    list.extend(first..=last);
+                }
+            }
+        }
+        list.sort_unstable();
+        list.dedup();
+        if list.is_empty() {
+            Err(wrong(text))
+        } else {
+            Ok(Self::List(list))
+        }
+    }
+}
+
+fn wrong(text: &str) -> String {
+    format!(
+        "cores \"{text}\": give auto, a count such as 4, or a list such as 0,2-5 (one core: 3,)"
+    )
+}
+
+/// Chooses the cores of the shards, as far as this process may use them: its affinity mask and its
+/// cgroup's quota are respected.
+pub fn choose(wanted: &Cores) -> Result<Vec<usize>, String> {
+    let usable: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|core| core.id)
+        .collect();
+    choose_from(wanted, usable, quota())
+}
+
+fn choose_from(
+    wanted: &Cores,
+    mut usable: Vec<usize>,
+    quota: Option<usize>,
+) -> Result<Vec<usize>, String> {
+    usable.sort_unstable();
+    if usable.is_empty() {
+        return Err(
+            "the affinity mask of this process is unknown or empty: name the cores with --cores"
+                .into(),
+        );
+    }
+    match wanted {
+        Cores::Auto => {
+            let cores = usable.len().min(quota.unwrap_or(usize::MAX)).max(1);
+            let shards = if cores > 3 { cores - 1 } else { cores };
+            // Core 0 takes most interrupts: it is the one left to the rest of the machine.
+            let skipped = usable.len() - shards;
+            Ok(usable.split_off(skipped))
+        }
+        Cores::Count(count) if *count > usable.len() => Err(format!(
+            "{count} cores are asked for, but this process may use {} (affinity mask {usable:?}): lower --cores or widen the mask",
+            usable.len()
+        )),
+        Cores::Count(count) => {
+            let skipped = usable.len() - count;
+            Ok(usable.split_off(skipped))
+        }
+        Cores::List(list) => match list.iter().find(|core| !usable.contains(core)) {
+            Some(core) => Err(format!(
+                "core {core} is asked for, but this process may only use {usable:?}: change --cores or the affinity mask"
+            )),
+            None => Ok(list.clone()),
+        },
+    }
+}
+
+/// Whole cores' worth of CPU time the cgroup grants, where it sets a limit.
+fn quota() -> Option<usize> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let from_v2 = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .and_then(|group| {
+            let group = Path::new("/sys/fs/cgroup").join(group.trim_start_matches('/'));
+            // A limit may be set on any ancestor.
+            group
+                .ancestors()
+                .take_while(|path| path.starts_with("/sys/fs/cgroup"))
+                .filter_map(|path| {
+                    parse_cpu_max(&std::fs::read_to_string(path.join("cpu.max")).ok()?)
+                })
+                .min()
+        });
+    let from_v1 = || {
+        let read = |name| std::fs::read_to_string(Path::new("/sys/fs/cgroup/cpu").join(name)).ok();
+        parse_cpu_max(&format!(
+            "{} {}",
+            read("cpu.cfs_quota_us")?.trim(),
+            read("cpu.cfs_period_us")?.trim()
+        ))
+    };
+    from_v2.or_else(from_v1)
+}
+
+/// `"<quota> <period>"` in µs, `max` or a negative quota for none; rounded down, at least 1.
+fn parse_cpu_max(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period) = (
+        quota.parse::<i64>().ok()?,
+        period.trim().parse::<i64>().ok()?,
+    );
+    (quota > 0 && period > 0).then(|| usize::try_from(quota / period).unwrap_or(1).max(1))
+}
+
+/// Pins the calling thread to a core.
+pub fn pin(core: usize) -> Result<(), String> {
+    if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        Ok(())
+    } else {
+        Err(format!(
+            "this thread could not be pinned to core {core}: {}",
+            std::io::Error::last_os_error()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_parsed_or_refused_with_what_to_do() {
+        assert_eq!("auto".parse(), Ok(Cores::Auto));
+        assert_eq!(" 4 ".parse(), Ok(Cores::Count(4)));
+        assert_eq!("5,0,2-3,3".parse(), Ok(Cores::List(vec![0, 2, 3, 5])));
+        assert_eq!("3,".parse(), Ok(Cores::List(vec![3])));
+        for bad in ["", "0", "x", "3-1", "-", "1,x", ",", "0-99999"] {
+            assert!(bad.parse::<Cores>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_mask_and_the_quota_bound_the_choice() {
+        let choose = choose_from;
+        assert_eq!(
+            choose(&Cores::Auto, vec![1, 0], None),
+            Ok(vec![0, 1]),
+            "both of two"
+        );
+        assert_eq!(choose(&Cores::Auto, vec![0], None), Ok(vec![0]));
+        assert_eq!(
+            choose(&Cores::Auto, (0..8).collect(), None),
+            Ok((1..8).collect())
+        );
+        assert_eq!(
+            choose(&Cores::Auto, (0..8).collect(), Some(2)),
+            Ok(vec![6, 7])
+        );
+        assert_eq!(choose(&Cores::Count(1), vec![0, 1], Some(1)), Ok(vec![1]));
+        assert!(
+            choose(&Cores::Count(3), vec![0, 1], None)
+                .unwrap_err()
+                .contains("may use 2")
+        );
+        assert_eq!(choose(&Cores::List(vec![4]), vec![2, 4], None), Ok(vec![4]));
+        assert!(
+            choose(&Cores::List(vec![3]), vec![2, 4], None)
+                .unwrap_err()
+                .contains("core 3")
+        );
+        assert!(choose(&Cores::Auto, vec![], None).is_err());
+    }
+
+    #[test]
+    fn quotas_are_read_in_whole_cores() {
+        assert_eq!(parse_cpu_max("max 100000\n"), None);
+        assert_eq!(parse_cpu_max("-1 100000"), None);
+        assert_eq!(parse_cpu_max("250000 100000\n"), Some(2));
+        assert_eq!(parse_cpu_max("50000 100000"), Some(1));
+        assert_eq!(parse_cpu_max("junk"), None);
+    }
+
+    #[test]
+    fn pinning_takes_effect_and_a_missing_core_is_an_error() {
+        let usable = choose(&Cores::Count(1)).unwrap();
+        std::thread::spawn(move || {
+            pin(usable[0]).unwrap();
+            let mask = core_affinity::get_core_ids().unwrap();
+            assert_eq!(mask.iter().map(|core| core.id).collect::<Vec<_>>(), usable);
+            assert!(pin(1000).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+}

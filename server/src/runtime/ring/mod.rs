@@ -1,0 +1,260 @@
+//! The default runtime: a plain loop on one io_uring a core.
+//!
+//! A turn takes all that is ready, feeds it to the core, ends with [`Event::TurnEnd`], carries out the
+//! effects, and goes into the kernel once, for submission and for waiting. Sends of a turn point
+//! straight into its frames: they do not wait, so they have ended when that call returns, and only
+//! those that failed or were short post a completion, which is looked at before anything else.
+
+mod accept;
+mod buffers;
+mod conn;
+mod effects;
+mod log;
+mod probe;
+mod socket;
+mod uring;
+
+pub use probe::probe;
+
+use super::log::LogThread;
+use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
+use crate::mailbox::{Incoming, LogEnd};
+use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats};
+use accept::Acceptor;
+use buffers::Buffers;
+use conn::{Conns, Deadlines};
+use log::{LogWriter, Written};
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+use uring::{Done, Op, Uring};
+
+/// Runs a core on the calling thread until it is told to stop ([`crate::mailbox::Wake::stop`]) or
+/// fails; the error is a sentence. `ready` is called once it accepts connections.
+pub fn run<C: Core>(core: C, ports: Ports, ready: impl FnOnce()) -> Result<(), String> {
+    let mut runtime = Ring::new(core, ports).map_err(|error| format!("io_uring: {error}"))?;
+    ready();
+    runtime
+        .run()
+        .map_err(|error| format!("io_uring: {error}"))?;
+    runtime.fatal.take().map_or(Ok(()), Err)
+}
+
+/// What the runtime tells its core in the next turn.
+enum Pending {
+    /// A handoff found the mailbox full.
+    Refused(ConnId),
+    /// Reading is on again: what was received meanwhile is due.
+    Held(ConnId),
+    /// A batch of the log ended without a completion.
+    Written(Written),
+}
+
+struct Ring<C> {
+    uring: Uring,
+    buffers: Buffers,
+    seat: Seat<C>,
+    ports: Ports,
+    conns: Conns,
+    acceptor: Acceptor,
+    log: LogWriter,
+    /// Writes the log instead, if so configured.
+    log_thread: Option<LogThread>,
+    stats: RuntimeStats,
+    started: Instant,
+    /// Numbers the turns, from 1. Sends of this turn may not have ended.
+    turn: u64,
+    timer: Option<Instant>,
+    closing: Deadlines,
+    done: Vec<Done>,
+    incoming: VecDeque<Incoming>,
+    pending: VecDeque<Pending>,
+    /// Connections whose receive is to be started when the effects have been carried out.
+    arm: Vec<ConnId>,
+    /// Connections that go on their way when this turn's sends have ended.
+    after_sends: Vec<ConnId>,
+    /// Connections whose sends failed in this reap.
+    failed: Vec<ConnId>,
+    poked: Box<[u8; 8]>,
+    fatal: Option<String>,
+}
+
+impl<C: Core> Ring<C> {
+    fn new(core: C, mut ports: Ports) -> io::Result<Self> {
+        let uring = Uring::new()?;
+        let mut buffers = Buffers::new()?;
+        buffers.register(&uring.submitter())?;
+        ports.wake.set_ring(uring.duplicate()?);
+        let listeners = std::mem::take(&mut ports.listeners);
+        let log_thread = match ports.log_sync {
+            LogSync::Thread => Some(LogThread::start(
+                format!("log-{}", ports.shard.0),
+                ports.log_ends.clone(),
+                ports.wake.clone(),
+            )?),
+            LogSync::Dsync | LogSync::Fdatasync => None,
+        };
+        let mut runtime = Self {
+            uring,
+            buffers,
+            seat: Seat::new(core, ports.heartbeat.clone()),
+            conns: Conns::default(),
+            acceptor: Acceptor::new(listeners),
+            log: LogWriter::new(ports.log_sync),
+            log_thread,
+            ports,
+            stats: RuntimeStats::default(),
+            started: clock(),
+            turn: 1,
+            timer: None,
+            closing: Deadlines::default(),
+            done: Vec::new(),
+            incoming: VecDeque::new(),
+            pending: VecDeque::new(),
+            arm: Vec::new(),
+            after_sends: Vec::new(),
+            failed: Vec::new(),
+            poked: Box::default(),
+            fatal: None,
+        };
+        runtime.acceptor.start(&mut runtime.uring)?;
+        runtime.listen_to_pokes()?;
+        // The core may have something to do before anything happens, such as setting its timer.
+        runtime.seat.fed = true;
+        Ok(runtime)
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.seat.end_turn();
+            self.carry_out()?;
+            if self.fatal.is_some() || self.ports.wake.stopped() {
+                return Ok(());
+            }
+            let wait = self.wait();
+            self.uring.enter(wait)?;
+            self.ports.wake.awoke();
+            self.seat.now = clock();
+            self.ports.heartbeat.beat();
+            self.stats.turns += 1;
+            self.take_completions()?;
+            self.take_others()?;
+        }
+    }
+
+    /// How long the core may wait; `None` if there is something to do.
+    fn wait(&mut self) -> Option<Duration> {
+        if !self.pending.is_empty() || !self.after_sends.is_empty() || self.uring.has_reaped() {
+            return None;
+        }
+        self.ports.wake.falls_asleep();
+        if self.ports.inbox.take(&mut self.incoming) {
+            return None;
+        }
+        let now = self.seat.now.0;
+        let mut until = now + WAIT_NS_MAX;
+        for time in [self.timer, self.closing.next(), self.acceptor.rests_until()]
+            .into_iter()
+            .flatten()
+        {
+            until = until.min(time.0);
+        }
+        if self.ports.jobs.retry() {
+            until = until.min(now + 5_000_000);
+        }
+        // A wait of zero would be no wait, and a timer due now is a matter of the next turn.
+        Some(Duration::from_nanos(until.saturating_sub(now).max(1)))
+    }
+
+    fn take_completions(&mut self) -> io::Result<()> {
+        let mut done = std::mem::take(&mut self.done);
+        self.uring.take_reaped(&mut done);
+        // What the sockets did not take lies in the frames: saved first.
+        for entry in &done {
+            if entry.op == Op::SendNow {
+                self.on_sent_short(*entry)?;
+            }
+        }
+        self.seat.effects.frames.clear();
+        self.turn += 1;
+        for conn in std::mem::take(&mut self.after_sends) {
+            self.go_on(conn)?;
+        }
+        for entry in done.drain(..) {
+            match entry.op {
+                Op::SendNow | Op::Messaged | Op::Cancel => {}
+                Op::Recv => self.on_received(entry)?,
+                Op::SendRest => self.on_rest_sent(entry)?,
+                Op::Accept => self.on_accepted(entry)?,
+                Op::Poked => self.listen_to_pokes()?,
+                Op::MessageFailed => {
+                    self.ports
+                        .outbox
+                        .wake_of(crate::shard::ShardId(entry.conn.slot as u16))
+                        .poke();
+                }
+                Op::LogWrite | Op::LogSync => {
+                    if let Some((job, result)) = self.log.end(entry) {
+                        self.seat.feed(Event::LogWritten { job, result });
+                    }
+                }
+            }
+        }
+        self.done = done;
+        for conn in std::mem::take(&mut self.failed) {
+            self.lose(conn)?;
+        }
+        Ok(())
+    }
+
+    fn take_others(&mut self) -> io::Result<()> {
+        for pending in std::mem::take(&mut self.pending) {
+            match pending {
+                Pending::Refused(conn) => {
+                    if self.conns.live(conn).is_some() {
+                        self.seat.feed(Event::HandoffRefused { conn });
+                    }
+                }
+                Pending::Held(conn) => self.feed_held(conn)?,
+                Pending::Written((job, result)) => {
+                    self.seat.feed(Event::LogWritten { job, result })
+                }
+            }
+        }
+        self.ports.inbox.take(&mut self.incoming);
+        while let Some(incoming) = self.incoming.pop_front() {
+            match incoming {
+                Incoming::Parcel(_, parcel) => {
+                    let Mail::Handoff(handoff) = parcel.mail;
+                    // Without a number left the socket is closed: 16 million are open already.
+                    if let Some(conn) = self.conns.insert(parcel.socket) {
+                        self.seat.feed(Event::HandedOff { conn, handoff });
+                        self.queue_arm(conn);
+                    }
+                }
+                Incoming::Job(done) => self.seat.feed(Event::JobDone(done)),
+                Incoming::Log(LogEnd { job, result }) => {
+                    self.seat.feed(Event::LogWritten { job, result });
+                }
+                Incoming::Control(request) => self.seat.feed(Event::Control(request)),
+            }
+        }
+        if self.timer.is_some_and(|at| at <= self.seat.now) {
+            self.timer = None;
+            self.seat.feed(Event::Timer);
+        }
+        while let Some(conn) = self.closing.pop_due(self.seat.now) {
+            self.give_up(conn)?;
+        }
+        self.acceptor.go_on(&mut self.uring, self.seat.now)
+    }
+}
+
+impl<C> Drop for Ring<C> {
+    fn drop(&mut self) {
+        self.uring.quiesce();
+        if let Err(error) = self.buffers.unregister(&self.uring.submitter()) {
+            tracing::error!(%error, "the receive buffers could not be taken back");
+        }
+    }
+}

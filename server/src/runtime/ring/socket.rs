@@ -1,0 +1,343 @@
+//! What happens on a connection's socket: receiving, sending what was left, closing, leaving.
+#![allow(unsafe_code)] // The kernel reads the bytes that are sent, and writes those received.
+
+use super::buffers::{BUFFER_BYTES, GROUP};
+use super::conn::{Leaving, Phase, Recv};
+use super::uring::{Done, Op};
+use super::{Pending, Ring};
+use crate::mailbox::Parcel;
+use crate::runtime::{Core, pass};
+use crate::shard::{ConnId, Event, Mail};
+use io_uring::opcode;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::Fd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+impl<C: Core> Ring<C> {
+    /// Has a connection's receive started when the effects have been carried out, if it is still
+    /// wanted then.
+    pub(super) fn queue_arm(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get(id)
+            && !conn.arm_queued
+        {
+            conn.arm_queued = true;
+            self.arm.push(id);
+        }
+    }
+
+    /// Starts receives that are wanted.
+    pub(super) fn arm(&mut self) -> io::Result<()> {
+        for id in std::mem::take(&mut self.arm) {
+            let Some(conn) = self.conns.get(id) else {
+                continue;
+            };
+            conn.arm_queued = false;
+            let wanted = match conn.phase {
+                Phase::Live => conn.read_on && conn.held.is_empty(),
+                // The peer's end is waited for.
+                Phase::Lingering => true,
+                Phase::Flushing | Phase::Leaving(_) | Phase::Dead => false,
+            };
+            if !wanted || conn.ended || conn.recv != Recv::Idle {
+                continue;
+            }
+            let fd = Fd(conn.socket.as_raw_fd());
+            let entry = if conn.established {
+                opcode::RecvMulti::new(fd, GROUP).build()
+            } else {
+                opcode::Recv::new(fd, std::ptr::null_mut(), BUFFER_BYTES as u32)
+                    .buf_group(GROUP)
+                    .build()
+                    .flags(Flags::BUFFER_SELECT)
+            };
+            conn.recv = Recv::Armed;
+            // SAFETY: received bytes go to the provided buffers, which outlive the ring's operations;
+            // the socket is closed only when nothing is under way on it.
+            unsafe { self.uring.push(&[entry.user_data(Op::Recv.on(id))])? };
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_received(&mut self, done: Done) -> io::Result<()> {
+        let id = done.conn;
+        let conn = self
+            .conns
+            .get(id)
+            .expect("a connection stays while a receive is under way");
+        if !done.more() {
+            conn.recv = Recv::Idle;
+        }
+        let buffer = done.buffer();
+        let len = usize::try_from(done.result).unwrap_or(0);
+        let bytes = match buffer {
+            Some(buffer) => self.buffers.filled(buffer, len),
+            None => &mut [],
+        };
+        let mut lost = false;
+        match &mut conn.phase {
+            _ if done.result == 0 => {
+                conn.ended = true;
+                // While reading is off, what is held comes first.
+                lost = conn.held.is_empty();
+            }
+            _ if done.result < 0 => match -done.result {
+                // Buffers ran out, or the receive was cancelled: started again if wanted.
+                libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => {
+                    conn.ended = true;
+                    lost = true;
+                }
+            },
+            Phase::Live if conn.read_on && conn.held.is_empty() => {
+                self.stats.bytes_received += len as u64;
+                self.seat.feed(Event::Received { conn: id, bytes });
+            }
+            Phase::Live => {
+                self.stats.bytes_received += len as u64;
+                conn.held.extend_from_slice(bytes);
+            }
+            Phase::Leaving(Leaving::Shard(_, handoff)) => handoff.bytes.extend_from_slice(bytes),
+            Phase::Leaving(Leaving::Control(read)) => read.extend_from_slice(bytes),
+            Phase::Flushing | Phase::Lingering | Phase::Dead => {}
+        }
+        if let Some(buffer) = buffer {
+            self.buffers.put_back(buffer);
+        }
+        if lost && self.conns.live(id).is_some() {
+            return self.lose(id);
+        }
+        if !done.more() {
+            self.queue_arm(id);
+        }
+        self.go_on(id)
+    }
+
+    /// Feeds what was received while reading was off.
+    pub(super) fn feed_held(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(conn) = self.conns.live(id).filter(|conn| conn.read_on) else {
+            return Ok(());
+        };
+        let mut held = std::mem::take(&mut conn.held);
+        let ended = conn.ended;
+        for bytes in held.chunks_mut(BUFFER_BYTES) {
+            self.seat.feed(Event::Received { conn: id, bytes });
+        }
+        if ended {
+            return self.lose(id);
+        }
+        self.queue_arm(id);
+        Ok(())
+    }
+
+    /// A send that did not wait failed or was short.
+    pub(super) fn on_sent_short(&mut self, done: Done) -> io::Result<()> {
+        let id = done.conn;
+        let conn = self
+            .conns
+            .get(id)
+            .expect("a connection stays while a send is under way");
+        assert_eq!(
+            conn.sent_in_turn, self.turn,
+            "a send that does not wait has ended with its submission"
+        );
+        let taken = match done.result {
+            taken if taken >= 0 => taken as usize,
+            error if error == -libc::EAGAIN => 0,
+            _ => {
+                self.stats.bytes_sent -= conn.sent_len as u64;
+                return self.fail(id);
+            }
+        };
+        let unsent = &self.seat.effects.frames[conn.sent_start..][..conn.sent_len][taken..];
+        if unsent.is_empty() {
+            return Ok(());
+        }
+        self.stats.bytes_sent -= unsent.len() as u64;
+        conn.rest = unsent.to_vec();
+        conn.rest_sent = 0;
+        let (unsent_bytes, live) = (unsent.len(), conn.is_live());
+        self.send_rest(id)?;
+        if live {
+            self.seat.feed(Event::Blocked {
+                conn: id,
+                unsent_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn send_rest(&mut self, id: ConnId) -> io::Result<()> {
+        let conn = self.conns.get(id).expect("it has something left to send");
+        // One call takes at most what an int counts.
+        let bytes = &conn.rest[conn.rest_sent..];
+        let bytes = &bytes[..bytes.len().min(1 << 30)];
+        let send = opcode::Send::new(
+            Fd(conn.socket.as_raw_fd()),
+            bytes.as_ptr(),
+            bytes.len() as u32,
+        )
+        .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+        .build();
+        conn.rest_sending = true;
+        // SAFETY: `rest` is left alone while `rest_sending` is set, and the connection stays (also
+        // when the table around it moves: the bytes are on the heap).
+        unsafe { self.uring.push(&[send.user_data(Op::SendRest.on(id))]) }
+    }
+
+    pub(super) fn on_rest_sent(&mut self, done: Done) -> io::Result<()> {
+        let id = done.conn;
+        let conn = self
+            .conns
+            .get(id)
+            .expect("a connection stays while a send is under way");
+        conn.rest_sending = false;
+        match done.result {
+            taken if taken >= 0 => {
+                conn.rest_sent += taken as usize;
+                self.stats.bytes_sent += taken as u64;
+            }
+            error if error == -libc::EINTR || error == -libc::EAGAIN => {}
+            error if error == -libc::ECANCELED => return self.go_on(id),
+            _ => return self.fail(id),
+        }
+        if conn.rest_sent < conn.rest.len() {
+            return if matches!(conn.phase, Phase::Dead) {
+                self.go_on(id)
+            } else {
+                self.send_rest(id)
+            };
+        }
+        conn.rest = Vec::new();
+        if conn.is_live() {
+            self.seat.feed(Event::Drained { conn: id });
+            return Ok(());
+        }
+        self.go_on(id)
+    }
+
+    /// A send failed. What the peer sent before may still be in this reap: the loss is reported after
+    /// it.
+    fn fail(&mut self, id: ConnId) -> io::Result<()> {
+        let conn = self.conns.get(id).expect("a send was under way");
+        if !conn.failed {
+            conn.failed = true;
+            self.failed.push(id);
+        }
+        Ok(())
+    }
+
+    /// The peer closed or the socket failed: tells the shard, if it knows the connection, and lets
+    /// go of it.
+    pub(super) fn lose(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(conn) = self.conns.get(id) else {
+            return Ok(());
+        };
+        let live = conn.is_live();
+        conn.phase = Phase::Dead;
+        if live {
+            self.seat.feed(Event::Closed { conn: id });
+        }
+        self.go_on(id)
+    }
+
+    /// A closing connection has had its time.
+    pub(super) fn give_up(&mut self, id: ConnId) -> io::Result<()> {
+        match self.conns.get(id) {
+            Some(conn) => {
+                assert!(
+                    !conn.is_live(),
+                    "only connections on their way out have a deadline"
+                );
+                conn.phase = Phase::Dead;
+                self.go_on(id)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a connection that is on its way out as far as it can go now.
+    pub(super) fn go_on(&mut self, id: ConnId) -> io::Result<()> {
+        let turn = self.turn;
+        let Some(conn) = self.conns.get(id) else {
+            return Ok(());
+        };
+        if conn.is_live() {
+            return Ok(());
+        }
+        if conn.sent_in_turn == turn {
+            self.after_sends.push(id);
+            return Ok(());
+        }
+        if matches!(conn.phase, Phase::Flushing) && !conn.is_blocked() {
+            // A socket that cannot be shut is closed already.
+            let _ = rustix::net::shutdown(conn.socket.as_fd(), rustix::net::Shutdown::Write);
+            conn.phase = Phase::Lingering;
+        }
+        if matches!(conn.phase, Phase::Lingering) {
+            if !conn.ended {
+                self.queue_arm(id);
+                return Ok(());
+            }
+            conn.phase = Phase::Dead;
+        }
+        let goes = match conn.phase {
+            Phase::Dead => conn.is_quiet(turn),
+            Phase::Leaving(_) => conn.is_quiet(turn) && !conn.is_blocked(),
+            _ => return Ok(()),
+        };
+        if goes {
+            return self.let_go(id);
+        }
+        let (end_recv, end_send) = (
+            conn.recv == Recv::Armed,
+            conn.rest_sending && matches!(conn.phase, Phase::Dead),
+        );
+        if end_recv {
+            conn.recv = Recv::Ending;
+            self.cancel(Op::Recv.on(id))?;
+        }
+        if end_send {
+            self.cancel(Op::SendRest.on(id))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, user_data: u64) -> io::Result<()> {
+        let cancel: Entry = opcode::AsyncCancel::new(user_data).build();
+        // SAFETY: no memory is involved.
+        unsafe {
+            self.uring.push(&[cancel
+                .user_data(Op::Cancel.at(0))
+                .flags(Flags::SKIP_SUCCESS)])
+        }
+    }
+
+    /// Nothing is under way on it: closes it, or gives it away.
+    fn let_go(&mut self, id: ConnId) -> io::Result<()> {
+        let conn = self.conns.remove(id);
+        let Phase::Leaving(leaving) = conn.phase else {
+            return Ok(());
+        };
+        match leaving {
+            Leaving::Control(bytes) => pass(&self.ports.passed, conn.socket, bytes),
+            Leaving::Shard(to, handoff) => {
+                let parcel = Parcel {
+                    mail: Mail::Handoff(handoff),
+                    socket: conn.socket,
+                };
+                match self.ports.outbox.send(to, parcel) {
+                    Ok(false) => {}
+                    Ok(true) => self.wake(to)?,
+                    Err(parcel) => {
+                        self.stats.mailbox_full += 1;
+                        self.conns.put_back(id, parcel.socket);
+                        self.pending.push_back(Pending::Refused(id));
+                        self.queue_arm(id);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

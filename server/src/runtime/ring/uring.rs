@@ -1,0 +1,253 @@
+//! The ring itself: set-up, submission, reaping, and what a completion belongs to.
+#![allow(unsafe_code)] // Entries carry raw pointers to memory that the kernel reads and writes.
+
+use crate::shard::ConnId;
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, squeue};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Submission entries: a larger turn is submitted in pieces.
+const SQ_ENTRIES: u32 = 2048;
+/// Completion entries: beyond them the kernel queues in its own memory and says so.
+const CQ_ENTRIES: u32 = 16384;
+
+/// What an operation is for; with a connection or an index it makes up the entry's user data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Op {
+    /// Multishot accept; the slot is the listener's index.
+    Accept = 1,
+    /// Receive, single or multishot.
+    Recv = 2,
+    /// A send that does not wait; completes only if it failed or was short.
+    SendNow = 3,
+    /// A send of what was left, that waits for the socket.
+    SendRest = 4,
+    /// A read of the wake's eventfd.
+    Poked = 5,
+    /// Another ring woke this one.
+    Messaged = 6,
+    /// The message to another ring failed; the slot is the shard.
+    MessageFailed = 7,
+    /// A cancellation found nothing; never of interest.
+    Cancel = 8,
+    /// The write of a log batch.
+    LogWrite = 9,
+    /// The fdatasync linked to it.
+    LogSync = 10,
+}
+
+const OPS: [Op; 10] = [
+    Op::Accept,
+    Op::Recv,
+    Op::SendNow,
+    Op::SendRest,
+    Op::Poked,
+    Op::Messaged,
+    Op::MessageFailed,
+    Op::Cancel,
+    Op::LogWrite,
+    Op::LogSync,
+];
+
+/// Connections a core can number: 24 bits of user data.
+pub(super) const SLOTS_MAX: u32 = 1 << 24;
+
+impl Op {
+    /// User data for an operation on a connection.
+    pub fn on(self, conn: ConnId) -> u64 {
+        debug_assert!(conn.slot < SLOTS_MAX);
+        (self as u64) << 56 | u64::from(conn.slot) << 32 | u64::from(conn.generation)
+    }
+
+    /// User data for an operation on something with a plain number.
+    pub fn at(self, index: u32) -> u64 {
+        self.on(ConnId {
+            slot: index,
+            generation: 0,
+        })
+    }
+
+    /// Whether each of these ends with a completion that must be waited for before memory is freed.
+    fn is_tracked(self) -> bool {
+        matches!(
+            self,
+            Op::Accept | Op::Recv | Op::SendRest | Op::Poked | Op::LogWrite | Op::LogSync
+        )
+    }
+}
+
+/// One completion.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
+    pub op: Op,
+    pub conn: ConnId,
+    pub result: i32,
+    flags: u32,
+}
+
+impl Done {
+    /// The operation goes on: more completions will come.
+    pub fn more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// The provided buffer that was filled.
+    pub fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+}
+
+fn op_of(user_data: u64) -> Op {
+    OPS[(user_data >> 56) as usize - 1]
+}
+
+/// One ring. Made, used and dropped on its core's thread.
+pub(super) struct Uring {
+    ring: IoUring,
+    /// Operations under way that will complete.
+    tracked: usize,
+    /// Completions reaped and not yet looked at.
+    reaped: Vec<Done>,
+}
+
+impl Uring {
+    pub fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(CQ_ENTRIES)
+            .build(SQ_ENTRIES)?;
+        Ok(Self {
+            ring,
+            tracked: 0,
+            reaped: Vec::with_capacity(1024),
+        })
+    }
+
+    /// A second descriptor of the ring, for others to message it.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the ring owns the descriptor and outlives this borrow.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        fd.try_clone_to_owned()
+    }
+
+    pub fn submitter(&self) -> io_uring::Submitter<'_> {
+        self.ring.submitter()
+    }
+
+    /// Queues entries that belong together (linked) for the next submission, submitting before if
+    /// there is no room for all of them.
+    ///
+    /// # Safety
+    /// Memory and descriptors that the entries point to stay valid: for a tracked operation until its
+    /// last completion, for [`Op::SendNow`] until the next [`Uring::enter`] has returned.
+    pub unsafe fn push(&mut self, entries: &[squeue::Entry]) -> io::Result<()> {
+        let room = |ring: &mut IoUring| {
+            let queue = ring.submission();
+            queue.capacity() - queue.len() >= entries.len()
+        };
+        if !room(&mut self.ring) {
+            self.submit(0, None)?;
+        }
+        for entry in entries {
+            self.tracked += usize::from(op_of(entry.get_user_data()).is_tracked());
+        }
+        // SAFETY: the caller keeps memory and descriptors valid; there is room, as `submit` leaves
+        // the queue empty.
+        unsafe { self.ring.submission().push_multiple(entries) }
+            .map_err(|_| io::Error::other("the submission queue has no room after a submission"))
+    }
+
+    /// Submits what is queued; waits for a completion, if `wait` says how long.
+    pub fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        self.submit(usize::from(wait.is_some()), wait)
+    }
+
+    fn submit(&mut self, want: usize, wait: Option<Duration>) -> io::Result<()> {
+        let timeout = wait.map(Timespec::from);
+        let mut want = want;
+        loop {
+            let entered = match &timeout {
+                Some(timeout) => self
+                    .ring
+                    .submitter()
+                    .submit_with_args(want, &SubmitArgs::new().timespec(timeout)),
+                None => self.ring.submitter().submit(),
+            };
+            self.reap();
+            match entered {
+                Ok(_) => {}
+                Err(error) => match error.raw_os_error() {
+                    // Time is up, a signal came, or completions had to be reaped first.
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+                    _ => return Err(error),
+                },
+            }
+            let queue = self.ring.submission();
+            if queue.is_empty() && !queue.cq_overflow() {
+                return Ok(());
+            }
+            want = 0;
+        }
+    }
+
+    fn reap(&mut self) {
+        for entry in self.ring.completion() {
+            let (data, flags) = (entry.user_data(), entry.flags());
+            let op = op_of(data);
+            if op.is_tracked() && !cqueue::more(flags) {
+                self.tracked -= 1;
+            }
+            let conn = ConnId {
+                slot: (data >> 32) as u32 & (SLOTS_MAX - 1),
+                generation: data as u32,
+            };
+            self.reaped.push(Done {
+                op,
+                conn,
+                result: entry.result(),
+                flags,
+            });
+        }
+    }
+
+    /// Whether completions are waiting to be looked at.
+    pub fn has_reaped(&self) -> bool {
+        !self.reaped.is_empty()
+    }
+
+    /// Swaps what was reaped with an empty list.
+    pub fn take_reaped(&mut self, list: &mut Vec<Done>) {
+        debug_assert!(list.is_empty());
+        std::mem::swap(&mut self.reaped, list);
+    }
+
+    /// Cancels all that is under way and waits for its end, so that memory it uses may be freed.
+    pub fn quiesce(&mut self) {
+        let cancel = || io_uring::types::CancelBuilder::any().all();
+        for _ in 0..300 {
+            // Fails when there is nothing to cancel: `tracked` tells.
+            let _ = self
+                .ring
+                .submitter()
+                .register_sync_cancel(Some(Timespec::new().sec(1)), cancel());
+            if self.tracked == 0 {
+                return;
+            }
+            if let Err(error) = self.enter(Some(Duration::from_millis(100))) {
+                tracing::error!(%error, "io_uring failed while it was shut down");
+            }
+        }
+        // The kernel still holds pointers into our memory: freeing it would corrupt the process.
+        tracing::error!(
+            operations = self.tracked,
+            "io_uring operations did not end; aborting"
+        );
+        std::process::abort();
+    }
+}

@@ -1,0 +1,248 @@
+//! A whole server from a checked configuration: storage, shards, runtime, control plane.
+
+use crate::config::{self, Config};
+use crate::control::{self, Control, Ended, PASSED_SOCKETS_MAX, Shards};
+use crate::preflight::Prepared;
+use crate::runtime::watchdog::{Heartbeat, WatchdogConfig};
+use crate::runtime::{Core, LogSync, RuntimeKind};
+use crate::server::{ControlLink, MakeCore, Server, ShardContext};
+use crate::shard::{
+    Access, ControlRequest, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
+};
+use collabblocks_storage_engine::{Engine, EngineConfig, Store};
+use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Why serving did not begin, or did not end well. A sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be opened.
+    #[error("{0}")]
+    Store(#[from] OpenError),
+    /// A shard or a socket could not be started.
+    #[error("{0}")]
+    Start(String),
+    /// The operating system said no.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// The shards did not flush in time; what was not acknowledged may be lost.
+    #[error(
+        "the shutdown took longer than limits.shutdown_timeout_ms; what was not acknowledged may be lost"
+    )]
+    DrainTimedOut,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains. Blocks.
+pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
+    let (_stop, stopped) = watch::channel(false);
+    serve_until(config, prepared, stopped, |addresses| {
+        for address in addresses {
+            tracing::info!(%address, "listening: open http://{address}/ to try it");
+        }
+    })
+}
+
+/// As [`serve`], and also ends once `stop` says so; `on_listening` is told the addresses as soon as
+/// clients can connect.
+pub fn serve_until(
+    config: Config,
+    prepared: Prepared,
+    stop: watch::Receiver<bool>,
+    on_listening: impl FnOnce(&[std::net::SocketAddr]),
+) -> Result<(), ServeError> {
+    let (config, prepared) = (&config, &prepared);
+    let shards = u16::try_from(prepared.cores.len())
+        .map_err(|_| ServeError::Start("more than 65,535 cores".into()))?;
+    let entropy = entropy()?;
+    let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
+    let engine_config = engine_config(config, shards, &entropy);
+    let store = Store::open(&disk, prepared.lock.data(), shards, &engine_config, entropy)?;
+    let control_listener = match config.control_listen {
+        Some(address) => Some(TcpListener::bind(address).map_err(|error| ServeError::Io {
+            what: "control_listen cannot be bound",
+            error,
+        })?),
+        None => None,
+    };
+
+    let (replies_sender, replies) = mpsc::unbounded_channel();
+    let (passed_sender, sockets) = mpsc::channel(PASSED_SOCKETS_MAX);
+    let makers = (0..shards)
+        .map(|number| {
+            let mut engine_config = engine_config.clone();
+            engine_config.log.salt_seed =
+                engine_config.log.salt_seed.wrapping_add(u64::from(number));
+            let maker = Maker {
+                disk: disk.clone(),
+                dir: store.shard_dir(number),
+                identity: store.identity(number),
+                engine: engine_config,
+                shard: shard_config(config, ShardId(number), shards),
+            };
+            Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Watched>
+        })
+        .collect();
+    let server = Server::builder(disk.clone(), replies_sender, passed_sender)
+        .listen(prepared.listen.iter().copied())
+        .cores(prepared.cores.clone())
+        .runtime(match config.runtime {
+            config::Runtime::Ring => RuntimeKind::Ring,
+            config::Runtime::Glommio => RuntimeKind::Ring,
+        })
+        .log_sync(match config.wal.sync {
+            config::WalSync::Fdatasync => LogSync::Fdatasync,
+            config::WalSync::Dsync => LogSync::Dsync,
+        })
+        .watchdog(WatchdogConfig {
+            exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
+            ..WatchdogConfig::default()
+        })
+        .start(makers)
+        .map_err(ServeError::Start)?;
+    on_listening(server.addresses());
+
+    let ended = control::run(
+        Control {
+            shards: Box::new(server.control()),
+            replies,
+            sockets,
+            listener: control_listener,
+            drain_timeout: Duration::from_millis(config.limits.shutdown_timeout_ms),
+        },
+        stop,
+    )
+    .map_err(|error| ServeError::Io {
+        what: "the control plane cannot run",
+        error,
+    })?;
+    server.stop();
+    match ended {
+        Ended::Drained => Ok(()),
+        Ended::TimedOut => Err(ServeError::DrainTimedOut),
+    }
+}
+
+/// Makes a shard on its own thread.
+struct Maker {
+    disk: Arc<dyn Disk>,
+    dir: std::path::PathBuf,
+    identity: collabblocks_wal::Identity,
+    engine: EngineConfig,
+    shard: ShardConfig,
+}
+
+impl Maker {
+    fn make(self, context: &ShardContext) -> Result<Watched, String> {
+        let (engine, report) = Engine::open(&self.disk, &self.dir, self.identity, self.engine)
+            .map_err(|error| error.to_string())?;
+        tracing::info!(
+            shard = self.identity.shard,
+            rooms = report.rooms,
+            records = report.records,
+            torn_at = report.torn_at.map(|lsn| lsn.0),
+            clean = report.clean,
+            "shard opened"
+        );
+        Ok(Watched {
+            shard: Shard::new(self.shard, engine),
+            _heartbeat: context.heartbeat.clone(),
+        })
+    }
+}
+
+/// A shard as a runtime drives it.
+struct Watched {
+    shard: Shard,
+    _heartbeat: Arc<Heartbeat>,
+}
+
+impl Core for Watched {
+    fn on_event(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
+        self.shard.on_event(now, event, effects);
+    }
+}
+
+impl Shards for ControlLink {
+    fn count(&self) -> u16 {
+        self.shards()
+    }
+
+    fn ask(&self, shard: ShardId, request: ControlRequest) {
+        // A shard whose mailbox is full has not answered for long: it shows as not answering.
+        let _ = ControlLink::ask(self, shard, request);
+    }
+}
+
+fn entropy() -> Result<[u8; 32], ServeError> {
+    let mut bytes = [0; 32];
+    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
+        |error| ServeError::Io {
+            what: "the system gives no random bytes",
+            error: error.into(),
+        },
+    )?;
+    assert_eq!(read, bytes.len(), "getrandom gives up to 256 bytes whole");
+    Ok(bytes)
+}
+
+fn engine_config(config: &Config, shards: u16, entropy: &[u8; 32]) -> EngineConfig {
+    let seed = entropy[..8].try_into().expect("eight bytes");
+    EngineConfig {
+        log: LogConfig {
+            segment_bytes: config.wal.segment_bytes,
+            salt_seed: u64::from_le_bytes(seed),
+            ..LogConfig::default()
+        },
+        limits: config.limits.guard(),
+        segments_max: config.wal.segments_max,
+        commit_delay: Duration::from_micros(config.wal.commit_delay_us),
+        commit_bytes: config.wal.commit_bytes,
+        evict_after: Duration::from_secs(config.snapshots.evict_after_s),
+        memory_bytes_max: config.snapshots.memory_bytes_max / usize::from(shards),
+        disk_reserve_bytes: config.snapshots.disk_reserve_bytes,
+        snapshot_segment_bytes: config.snapshots.segment_bytes,
+        ..EngineConfig::default()
+    }
+}
+
+fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
+    let limits = &config.limits;
+    let ms = Duration::from_millis;
+    ShardConfig {
+        id,
+        shards,
+        strict: config.durability == config::Durability::Strict,
+        access: match config.access {
+            config::Access::Loopback => Access::Loopback(config.allowed_origins.clone()),
+            config::Access::Open => Access::Open(config.allowed_origins.clone()),
+        },
+        limits: SessionLimits {
+            connections_max: limits.connections_max.div_ceil(usize::from(shards)),
+            sessions_per_room_max: limits.sessions_per_room_max,
+            http_head_bytes_max: limits.http_head_bytes_max,
+            http_head_timeout: ms(limits.http_head_timeout_ms),
+            frame_bytes_max: limits.frame_bytes_max,
+            room_name_bytes_max: limits.room_name_bytes_max,
+            awareness_clients_max: limits.awareness_clients_max,
+            queue_soft_bytes: limits.queue_soft_bytes,
+            queue_hard_bytes: limits.queue_hard_bytes,
+            slow_reader_timeout: ms(limits.slow_reader_timeout_ms),
+            load_queue_commands_max: limits.load_queue_commands_max,
+            load_queue_bytes_max: limits.load_queue_bytes_max,
+            load_timeout: ms(limits.load_timeout_ms),
+            gap_repeats_max: limits.gap_repeats_max,
+            keepalive: ms(limits.keepalive_ms),
+            ping: ms(limits.ping_ms),
+            ..SessionLimits::default()
+        },
+        guard: limits.guard(),
+    }
+}

@@ -1,0 +1,93 @@
+//! What a shard must be told; plain data, a copy for each.
+
+use super::types::ShardId;
+use std::time::Duration;
+
+/// A shard's settings.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Its number.
+    pub id: ShardId,
+    /// How many there are.
+    pub shards: u16,
+    /// Peers, too, get an update only once it is durable.
+    pub strict: bool,
+    /// Who may connect.
+    pub access: Access,
+    /// Bounds on what clients may do.
+    pub limits: SessionLimits,
+    /// Bounds on what they send.
+    pub guard: collabblocks_storage_engine::Limits,
+}
+
+/// Who may connect, as long as nothing authenticates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Loopback peers only; of browsers, pages served from loopback, and the origins listed.
+    Loopback(Vec<String>),
+    /// Anybody who reaches the port; of browsers, pages of this host and the origins listed.
+    Open(Vec<String>),
+}
+
+/// Bounds on connections and sessions. `docs/limits.md` says what happens at each.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Connections on this shard.
+    pub connections_max: usize,
+    /// Sessions in one room.
+    pub sessions_per_room_max: usize,
+    /// Bytes of a request head.
+    pub http_head_bytes_max: usize,
+    /// Time for a request head to arrive.
+    pub http_head_timeout: Duration,
+    /// Bytes of one WebSocket message.
+    pub frame_bytes_max: usize,
+    /// Bytes of a room name.
+    pub room_name_bytes_max: usize,
+    /// Clients whose presence one session may own.
+    pub awareness_clients_max: usize,
+    /// Bytes kept for the sessions of a room that are behind, before they get a diff instead.
+    pub queue_soft_bytes: usize,
+    /// Bytes waiting for one connection before it is closed.
+    pub queue_hard_bytes: usize,
+    /// Time for a connection that is behind to take anything before it is closed.
+    pub slow_reader_timeout: Duration,
+    /// Messages of one session kept while its room loads.
+    pub load_queue_commands_max: usize,
+    /// Bytes of them.
+    pub load_queue_bytes_max: usize,
+    /// Time for a room to load.
+    pub load_timeout: Duration,
+    /// Times a session may repeat a gap after it was answered.
+    pub gap_repeats_max: u32,
+    /// Silence towards a client after which a keepalive frame goes out.
+    pub keepalive: Duration,
+    /// Silence of a client after which it is pinged, and again after which it is let go.
+    pub ping: Duration,
+    /// Bytes of a sync answer in one slice.
+    pub slice_bytes: usize,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            sessions_per_room_max: 50_000,
+            http_head_bytes_max: 16 << 10,
+            http_head_timeout: Duration::from_secs(10),
+            frame_bytes_max: (32 << 20) + (64 << 10),
+            room_name_bytes_max: 512,
+            awareness_clients_max: 64,
+            queue_soft_bytes: 1 << 20,
+            queue_hard_bytes: 64 << 20,
+            slow_reader_timeout: Duration::from_secs(30),
+            load_queue_commands_max: 1000,
+            load_queue_bytes_max: 5 << 20,
+            load_timeout: Duration::from_secs(10),
+            gap_repeats_max: 5,
+            keepalive: Duration::from_secs(20),
+            ping: Duration::from_secs(30),
+            slice_bytes: 256 << 10,
+        }
+    }
+}

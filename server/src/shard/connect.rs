@@ -1,0 +1,284 @@
+//! From an accepted socket to a session: the request head, the room's home, the upgrade.
+
+use super::connection::{Connection, LoadQueue, Session, Stage};
+use super::effect::{Effect, Effects};
+use super::event::Handoff;
+use super::room::Room;
+use super::types::{ConnId, Instant, ShardId};
+use super::{Access, Drain, Shard};
+use crate::dialect::y_websocket;
+use crate::edge::http::{self, Head, Refusal, Upgrade};
+use collabblocks_storage_engine::{Notice, RoomId, RoomStatus, home_shard};
+
+impl Shard {
+    pub(super) fn on_accepted(&mut self, now: Instant, id: ConnId, loopback: bool) {
+        self.stats.connections_total += 1;
+        self.insert(id, Connection::new(id, loopback, now));
+        if self.live > self.config.limits.connections_max {
+            self.refuse(
+                id,
+                503,
+                "the server has as many connections as it may have; try later",
+            );
+        } else if self.drain != Drain::No {
+            self.refuse(
+                id,
+                503,
+                "the server is shutting down; try again in a moment",
+            );
+        }
+    }
+
+    pub(super) fn on_handed_off(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        handoff: Handoff,
+        effects: &mut Effects,
+    ) {
+        self.insert(id, Connection::new(id, handoff.loopback, now));
+        self.on_head(now, id, handoff.bytes, effects);
+    }
+
+    pub(super) fn on_handoff_refused(&mut self, now: Instant, id: ConnId) {
+        self.insert(id, Connection::new(id, true, now));
+        self.refuse(
+            id,
+            503,
+            "the room's core is too busy to take the connection; try later",
+        );
+    }
+
+    fn insert(&mut self, id: ConnId, connection: Connection) {
+        let slot = id.slot as usize;
+        if self.connections.len() <= slot {
+            self.connections.resize_with(slot + 1, || None);
+        }
+        assert!(
+            self.connections[slot].is_none(),
+            "a runtime numbers connections uniquely"
+        );
+        self.connections[slot] = Some(connection);
+        self.live += 1;
+    }
+
+    /// All bytes of a connection whose head was not complete so far.
+    pub(super) fn on_head(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: Vec<u8>,
+        effects: &mut Effects,
+    ) {
+        match http::parse(&bytes, self.config.limits.http_head_bytes_max) {
+            Head::Incomplete => {
+                if let Some(connection) = self.connection(id) {
+                    connection.stage = Stage::Head(bytes);
+                }
+            }
+            Head::Refused(Refusal { status, why }) => self.refuse(id, status, why),
+            Head::Plain => {
+                self.remove(id);
+                effects.list.push(Effect::PassToControl { conn: id, bytes });
+            }
+            Head::Upgrade(upgrade) => self.on_upgrade(now, id, bytes, &upgrade, effects),
+        }
+    }
+
+    fn on_upgrade(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        mut bytes: Vec<u8>,
+        upgrade: &Upgrade,
+        effects: &mut Effects,
+    ) {
+        let loopback = self.connection(id).is_some_and(|c| c.loopback);
+        if let Err((status, why)) = admit(&self.config.access, upgrade, loopback) {
+            return self.refuse(id, status, why);
+        }
+        if upgrade.reserved {
+            return self.refuse(
+                id,
+                404,
+                "this path is reserved and this server serves no room socket on it",
+            );
+        }
+        let home = ShardId(home_shard(&upgrade.room, self.config.shards));
+        if home != self.config.id {
+            self.remove(id);
+            self.stats.handoffs_total += 1;
+            let handoff = Box::new(Handoff { bytes, loopback });
+            return effects.list.push(Effect::Handoff {
+                conn: id,
+                to: home,
+                handoff,
+            });
+        }
+        let connection = self
+            .touch(id)
+            .expect("the connection whose head was read is there");
+        upgrade.accept(&mut connection.out);
+        effects.list.push(Effect::Established { conn: id });
+        let room = upgrade.room.as_str();
+        let limits = &self.config.limits;
+        let refused = if room.is_empty() {
+            Some((
+                4400,
+                "the room name is empty: put it in the path, as in ws://host/my-room",
+            ))
+        } else if room.len() > limits.room_name_bytes_max {
+            Some((4400, "the room name is longer than room_name_bytes_max"))
+        } else {
+            None
+        };
+        // The engine gives a session something to be; a refused one never gets that far.
+        if let Some((code, reason)) = refused {
+            self.count_refused("room_name");
+            let connection = self.touch(id).expect("still there");
+            crate::edge::websocket::close(code, reason, &mut connection.out);
+            connection.stage = Stage::Closing { flush: true };
+            return;
+        }
+        self.attach(now, id, room);
+        let rest = bytes.split_off(upgrade.head_bytes);
+        if !rest.is_empty() {
+            let mut rest = rest;
+            self.on_frames(now, id, &mut rest, effects);
+        }
+    }
+
+    fn attach(&mut self, now: Instant, id: ConnId, name: &str) {
+        let (room_id, status) = self.engine.attach(now.0, name);
+        let slot = room_id.slot as usize;
+        if self.rooms.len() <= slot {
+            self.rooms.resize_with(slot + 1, || None);
+        }
+        let room = self.rooms[slot].get_or_insert_with(|| Box::new(Room::new(room_id)));
+        assert_eq!(room.id, room_id, "a room without sessions is not kept");
+        room.loading.push(id);
+        let full =
+            room.sessions.len() + room.loading.len() > self.config.limits.sessions_per_room_max;
+        let connection = self
+            .connection(id)
+            .expect("the connection being attached is there");
+        connection.stage = Stage::Session(Box::new(Session::new(room_id, false, now)));
+        if full {
+            self.count_refused("room_full");
+            self.close(
+                now,
+                id,
+                1013,
+                "the room has as many sessions as it may have; try later",
+                true,
+            );
+        } else if status == RoomStatus::Ready {
+            self.go_live(id);
+        }
+    }
+
+    /// The room can be used: greet the client. Returns what it sent meanwhile.
+    fn go_live(&mut self, id: ConnId) -> Option<LoadQueue> {
+        let mut vector = std::mem::take(&mut self.scratch);
+        vector.clear();
+        let room_id = self.session(id)?.room;
+        self.engine.state_vector(room_id, &mut vector);
+        let room = self.room(room_id);
+        room.loading.retain(|c| *c != id);
+        let index = room.sessions.len();
+        room.sessions.push(id);
+        let mut present = Vec::new();
+        let anyone = room.presence.since(0, &mut present);
+        let connection = self.touch(id)?;
+        y_websocket::sync_request(&vector, &mut connection.out);
+        if anyone {
+            y_websocket::presence(&present, &mut connection.out);
+        }
+        let session = connection.session()?;
+        session.index = index;
+        session.asked = true;
+        let queue = session.loading.take();
+        self.scratch = vector;
+        queue
+    }
+
+    pub(super) fn on_notice(&mut self, now: Instant, notice: Notice, effects: &mut Effects) {
+        match notice {
+            Notice::RoomReady(room_id) => {
+                for id in self.waiting(room_id) {
+                    let Some(queue) = self.go_live(id) else {
+                        continue;
+                    };
+                    if queue.paused {
+                        effects.list.push(Effect::Read { conn: id, on: true });
+                    }
+                    for message in &queue.messages {
+                        self.on_binary(now, id, message);
+                    }
+                }
+            }
+            Notice::RoomFailed(room_id, reason) => {
+                tracing::error!(
+                    shard = self.config.id.0,
+                    slot = room_id.slot,
+                    reason,
+                    "a room could not be loaded"
+                );
+                let sessions: Vec<ConnId> = self
+                    .rooms
+                    .get(room_id.slot as usize)
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|r| r.sessions.clone())
+                    .collect();
+                for id in self.waiting(room_id).into_iter().chain(sessions) {
+                    self.count_refused("room_failed");
+                    self.close(
+                        now,
+                        id,
+                        1011,
+                        "the room could not be loaded; the server's log says why",
+                        true,
+                    );
+                }
+            }
+        }
+    }
+
+    fn waiting(&self, room_id: RoomId) -> Vec<ConnId> {
+        match self.rooms.get(room_id.slot as usize) {
+            Some(Some(room)) if room.id == room_id => room.loading.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Answers a request head with an error and closes.
+    pub(super) fn refuse(&mut self, id: ConnId, status: u16, why: &'static str) {
+        self.count_refused("http");
+        let Some(connection) = self.touch(id) else {
+            return;
+        };
+        Refusal { status, why }.answer(&mut connection.out);
+        connection.stage = Stage::Closing { flush: true };
+    }
+}
+
+fn admit(access: &Access, upgrade: &Upgrade, loopback: bool) -> Result<(), (u16, &'static str)> {
+    let (origins, local) = match access {
+        Access::Loopback(origins) => (origins, true),
+        Access::Open(origins) => (origins, false),
+    };
+    if local && !loopback {
+        return Err((
+            403,
+            "this server serves its own machine only; set access = \"open\" to change that",
+        ));
+    }
+    if !upgrade.origin_allowed(origins, local) {
+        return Err((
+            403,
+            "pages of this origin may not connect; list it in allowed_origins",
+        ));
+    }
+    Ok(())
+}

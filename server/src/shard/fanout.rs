@@ -1,0 +1,228 @@
+//! The end of a turn: the log's batch, then one send for each connection that has anything to hear.
+
+use super::connection::{Connection, Stage};
+use super::effect::{Effect, Effects};
+use super::event::ControlReply;
+use super::types::{ConnId, Instant};
+use super::{Drain, Shard};
+use crate::dialect::y_websocket;
+use collabblocks_storage_engine::{Request, RoomId};
+use std::ops::Range;
+
+impl Shard {
+    pub(super) fn on_turn_end(&mut self, now: Instant, effects: &mut Effects) {
+        self.sweep(now);
+        self.continue_streams();
+        let closed = self.drain == Drain::Flushing && self.engine.close(now.0);
+        // The disk first: it works while the sends are made.
+        let storage = self.flush_storage(now, effects);
+        self.flush_rooms(now, effects);
+        self.flush_touched(now, effects);
+        if closed && self.acks.is_empty() {
+            self.drained(now, effects);
+        }
+        self.set_timer(now, storage, effects);
+    }
+
+    fn flush_storage(&mut self, now: Instant, effects: &mut Effects) -> Option<u64> {
+        let mut requests = std::mem::take(&mut self.requests);
+        let next = self.engine.poll(now.0, &mut requests);
+        for request in requests.drain(..) {
+            effects.list.push(match request {
+                Request::Write(job) => {
+                    self.write_began = now;
+                    self.stats
+                        .batch_bytes
+                        .saturating_record(job.buffer.as_slice().len() as u64);
+                    Effect::WriteLog(job)
+                }
+                Request::Job(job) => Effect::RunJob(job),
+            });
+        }
+        self.requests = requests;
+        next
+    }
+
+    fn flush_rooms(&mut self, now: Instant, effects: &mut Effects) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for room_id in dirty.drain(..) {
+            self.flush_room(now, room_id, effects);
+        }
+        self.dirty = dirty;
+    }
+
+    fn flush_room(&mut self, now: Instant, room_id: RoomId, effects: &mut Effects) {
+        let Some(room) = self.rooms[room_id.slot as usize]
+            .as_mut()
+            .filter(|r| r.id == room_id)
+        else {
+            return;
+        };
+        let start = effects.frames.len();
+        effects.frames.extend_from_slice(&room.turn.bytes);
+        let documents = effects.frames.len();
+        if room.presence.has_changes() {
+            self.scratch.clear();
+            room.presence.take_changes(&mut self.scratch);
+            if self.scratch != [0] {
+                y_websocket::presence(&self.scratch, &mut effects.frames);
+            }
+        }
+        let all = start..effects.frames.len();
+        if !all.is_empty() {
+            for &id in &room.sessions {
+                let connection = self.connections[id.slot as usize]
+                    .as_mut()
+                    .expect("a room's sessions are connected");
+                if connection.blocked_since.is_some() {
+                    continue;
+                }
+                let Stage::Session(session) = &mut connection.stage else {
+                    unreachable!("a room's sessions are sessions")
+                };
+                let range = if std::mem::take(&mut session.wrote) {
+                    let own = own_range(&mut connection.out, effects);
+                    for range in room.turn.ranges_without(id) {
+                        effects
+                            .frames
+                            .extend_from_within(start + range.start..start + range.end);
+                    }
+                    effects.frames.extend_from_within(documents..all.end);
+                    own.start..effects.frames.len()
+                } else if connection.out.is_empty() {
+                    all.clone()
+                } else {
+                    let own = own_range(&mut connection.out, effects);
+                    effects.frames.extend_from_within(all.clone());
+                    own.start..effects.frames.len()
+                };
+                send(connection, id, range, now, effects, &mut self.stats);
+            }
+        }
+        room.end_turn(self.config.limits.queue_soft_bytes);
+    }
+
+    /// What is for one connection alone, and what is to be closed.
+    fn flush_touched(&mut self, now: Instant, effects: &mut Effects) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
+            let hard = self.config.limits.queue_hard_bytes;
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
+            connection.touched = false;
+            let blocked = connection.blocked_since.is_some();
+            if !blocked && !connection.out.is_empty() {
+                let range = own_range(&mut connection.out, effects);
+                let connection = self.connections[id.slot as usize]
+                    .as_mut()
+                    .expect("just found");
+                send(connection, id, range, now, effects, &mut self.stats);
+            } else if blocked && connection.out.len() + connection.unsent_bytes > hard {
+                self.give_up(now, id);
+            }
+            if let Some(Connection {
+                stage: Stage::Closing { flush },
+                ..
+            }) = self.connection(id)
+            {
+                let flush = *flush;
+                self.remove(id);
+                effects.list.push(Effect::Close { conn: id, flush });
+            }
+        }
+        touched.append(&mut self.touched);
+        self.touched = touched;
+    }
+
+    /// A reader too slow to be kept: it may come back and get a diff.
+    pub(super) fn give_up(&mut self, now: Instant, id: ConnId) {
+        self.count_refused("slow_reader");
+        self.leave(now, id);
+        if let Some(connection) = self.touch(id) {
+            connection.stage = Stage::Closing { flush: false };
+        }
+    }
+
+    /// The next slice of each large answer whose connection takes bytes.
+    fn continue_streams(&mut self) {
+        let mut streaming = std::mem::take(&mut self.streaming);
+        streaming.retain(|&id| {
+            let Some(connection) = self.touch(id) else {
+                return false;
+            };
+            if connection.blocked_since.is_some() {
+                // It is put back on the list when it has drained.
+                return false;
+            }
+            let Stage::Session(session) = &mut connection.stage else {
+                return false;
+            };
+            let Some(stream) = session.streams.first_mut() else {
+                return false;
+            };
+            if let Some(slice) = stream.next_slice() {
+                connection.out.extend_from_slice(slice);
+            }
+            if stream.is_done() {
+                session.streams.remove(0);
+            }
+            !session.streams.is_empty()
+        });
+        streaming.append(&mut self.streaming);
+        self.streaming = streaming;
+    }
+
+    fn drained(&mut self, now: Instant, effects: &mut Effects) {
+        self.drain = Drain::Done;
+        for slot in 0..self.connections.len() {
+            if let Some(id) = self.id_at(slot) {
+                self.close(now, id, 1012, "the server restarts; connect again", true);
+            }
+        }
+        self.flush_rooms(now, effects);
+        self.flush_touched(now, effects);
+        effects.list.push(Effect::Reply(ControlReply::Drained));
+    }
+
+    fn set_timer(&mut self, now: Instant, storage: Option<u64>, effects: &mut Effects) {
+        let streams = (!self.streaming.is_empty()).then_some(now);
+        let late_touch = (!self.touched.is_empty() || !self.dirty.is_empty()).then_some(now);
+        let next = [storage.map(Instant), self.sweep.next, streams, late_touch]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Some(at) = next
+            && self.timer.is_none_or(|set| at < set)
+        {
+            self.timer = Some(at);
+            effects.list.push(Effect::SetTimer(at));
+        }
+    }
+}
+
+/// Moves a connection's own frames into the turn's.
+fn own_range(out: &mut Vec<u8>, effects: &mut Effects) -> Range<usize> {
+    let start = effects.frames.len();
+    effects.frames.extend_from_slice(out);
+    // Idle connections hold no buffer.
+    *out = Vec::new();
+    start..effects.frames.len()
+}
+
+fn send(
+    connection: &mut Connection,
+    id: ConnId,
+    range: Range<usize>,
+    now: Instant,
+    effects: &mut Effects,
+    stats: &mut super::Stats,
+) {
+    if range.is_empty() {
+        return;
+    }
+    connection.last_sent = now;
+    stats.sends += 1;
+    stats.send_bytes += range.len() as u64;
+    effects.list.push(Effect::Send { conn: id, range });
+}

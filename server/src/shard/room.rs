@@ -1,0 +1,252 @@
+//! What the shard knows of a room beside its document: its sessions, its presence, and the frames
+//! of the turn.
+
+use super::presence::Presence;
+use super::types::ConnId;
+use collabblocks_storage_engine::RoomId;
+use std::ops::Range;
+use std::rc::Weak;
+
+/// One frame of a turn.
+#[derive(Debug)]
+pub struct TurnFrame {
+    /// Whose own update it is, who must not get it from here: it is told once the update is durable.
+    pub author: Option<ConnId>,
+    /// Where it ends in the turn's bytes.
+    pub end: usize,
+}
+
+/// The document frames of one turn, in order.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The frames, one after the other.
+    pub bytes: Vec<u8>,
+    /// Where each ends, and whose it is.
+    pub frames: Vec<TurnFrame>,
+}
+
+impl Turn {
+    /// Closes the frame whose bytes were appended last.
+    pub fn frame_done(&mut self, author: Option<ConnId>) {
+        self.frames.push(TurnFrame {
+            author,
+            end: self.bytes.len(),
+        });
+    }
+
+    /// The longest runs of bytes in which no frame is `author`'s own.
+    pub fn ranges_without(&self, author: ConnId) -> impl Iterator<Item = Range<usize>> + '_ {
+        let starts = std::iter::once(0).chain(self.frames.iter().map(|f| f.end));
+        starts
+            .zip(&self.frames)
+            .filter(move |(_, f)| f.author != Some(author))
+            .map(|(start, f)| start..f.end)
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.frames.clear();
+    }
+}
+
+/// The document frames since some session of the room fell behind, one copy for all who did.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// The room's stream offset at which the backlog begins.
+    begins: u64,
+    kept: Turn,
+}
+
+impl Backlog {
+    fn append(&mut self, offset: u64, turn: &Turn, bytes_max: usize) {
+        if self.kept.bytes.is_empty() {
+            self.begins = offset;
+        }
+        let base = self.kept.bytes.len();
+        if base + turn.bytes.len() > bytes_max {
+            // From here on a diff is cheaper than the frames, whoever it is for.
+            self.kept.clear();
+            self.begins = u64::MAX;
+            return;
+        }
+        self.kept.bytes.extend_from_slice(&turn.bytes);
+        self.kept
+            .frames
+            .extend(turn.frames.iter().map(|f| TurnFrame {
+                author: f.author,
+                end: base + f.end,
+            }));
+    }
+
+    /// Appends all frames from a stream offset on that are not `reader`'s own; `false` if they are
+    /// no longer all kept.
+    pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
+        if self.begins > from {
+            return false;
+        }
+        let skip = (from - self.begins) as usize;
+        for range in self.kept.ranges_without(reader).filter(|r| r.start >= skip) {
+            out.extend_from_slice(&self.kept.bytes[range]);
+        }
+        true
+    }
+}
+
+/// A room with sessions. Lives on its home shard.
+#[derive(Debug)]
+pub struct Room {
+    /// Its id in the storage engine.
+    pub id: RoomId,
+    /// Connections attached to it that are live.
+    pub sessions: Vec<ConnId>,
+    /// Connections that wait for it to load.
+    pub loading: Vec<ConnId>,
+    /// Who is there.
+    pub presence: Presence,
+    /// Document frames of this turn.
+    pub turn: Turn,
+    /// Whether it is on the shard's list of rooms to flush.
+    pub dirty: bool,
+    /// Document bytes broadcast since the room was opened.
+    pub stream_offset: u64,
+    /// Sessions that are behind.
+    pub behind: usize,
+    backlog: Option<Box<Backlog>>,
+    /// The slices of the room's whole state, while somebody is still getting them.
+    pub whole_state: Option<(u64, Weak<[Box<[u8]>]>)>,
+}
+
+impl Room {
+    /// A room nobody is in yet.
+    pub fn new(id: RoomId) -> Self {
+        Self {
+            id,
+            sessions: Vec::new(),
+            loading: Vec::new(),
+            presence: Presence::default(),
+            turn: Turn::default(),
+            dirty: false,
+            stream_offset: 0,
+            behind: 0,
+            backlog: None,
+            whole_state: None,
+        }
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty() && self.loading.is_empty()
+    }
+
+    /// Ends the turn: its frames are kept for those who are behind, then forgotten.
+    pub fn end_turn(&mut self, backlog_bytes_max: usize) {
+        if self.behind > 0 {
+            let backlog = self.backlog.get_or_insert_default();
+            backlog.append(self.stream_offset, &self.turn, backlog_bytes_max);
+        }
+        self.stream_offset += self.turn.bytes.len() as u64;
+        self.turn.clear();
+        self.dirty = false;
+    }
+
+    /// A session is no longer behind.
+    pub fn caught_up(&mut self) {
+        self.behind -= 1;
+        if self.behind == 0 {
+            self.backlog = None;
+        }
+    }
+
+    /// Appends what a session that was behind since `from` missed; `false` if only a diff helps.
+    pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
+        match &self.backlog {
+            Some(backlog) => backlog.replay(from, reader, out),
+            None => from == self.stream_offset,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnId = ConnId {
+        slot: 1,
+        generation: 1,
+    };
+    const B: ConnId = ConnId {
+        slot: 2,
+        generation: 1,
+    };
+
+    fn room() -> Room {
+        Room::new(RoomId {
+            slot: 0,
+            generation: 0,
+        })
+    }
+
+    fn turn(room: &mut Room, frames: &[(&[u8], Option<ConnId>)], max: usize) {
+        for (bytes, author) in frames {
+            room.turn.bytes.extend_from_slice(bytes);
+            room.turn.frame_done(*author);
+        }
+        room.end_turn(max);
+    }
+
+    #[test]
+    fn a_writer_gets_the_turn_without_its_own() {
+        let mut turn = Turn::default();
+        for (bytes, author) in [
+            (b"aa", Some(A)),
+            (b"bb", Some(B)),
+            (b"cc", None),
+            (b"dd", Some(A)),
+        ] {
+            turn.bytes.extend_from_slice(bytes);
+            turn.frame_done(author);
+        }
+        let of = |who| -> Vec<u8> {
+            turn.ranges_without(who)
+                .flat_map(|r| turn.bytes[r].to_vec())
+                .collect()
+        };
+        assert_eq!(of(A), b"bbcc");
+        assert_eq!(of(B), b"aaccdd");
+    }
+
+    #[test]
+    fn who_falls_behind_misses_nothing() {
+        let mut room = room();
+        turn(&mut room, &[(b"seen", Some(B))], 100);
+        let from = room.stream_offset;
+        room.behind = 2;
+        turn(&mut room, &[(b"one", Some(B)), (b"own", Some(A))], 100);
+        let later = room.stream_offset;
+        turn(&mut room, &[(b"two", None)], 100);
+        let replay = |from, who| {
+            let mut out = Vec::new();
+            room.replay(from, who, &mut out).then_some(out)
+        };
+        assert_eq!(replay(from, A).unwrap(), b"onetwo");
+        assert_eq!(replay(from, B).unwrap(), b"owntwo");
+        assert_eq!(replay(later, A).unwrap(), b"two");
+    }
+
+    #[test]
+    fn past_its_bound_only_a_diff_helps() {
+        let mut room = room();
+        let from = room.stream_offset;
+        room.behind = 1;
+        turn(&mut room, &[(&[1; 60], None)], 100);
+        turn(&mut room, &[(&[2; 60], None)], 100);
+        assert!(!room.replay(from, A, &mut Vec::new()));
+        turn(&mut room, &[(&[3; 10], None)], 100);
+        assert!(
+            !room.replay(from, A, &mut Vec::new()),
+            "frames after the hole are not enough"
+        );
+        room.caught_up();
+        assert_eq!(room.behind, 0);
+    }
+}

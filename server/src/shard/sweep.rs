@@ -1,0 +1,120 @@
+//! Slow time: deadlines of connections, looked at a part of the table at a time, so that many
+//! connections never cost a turn.
+
+use super::connection::{Connection, Stage};
+use super::types::{ConnId, Instant};
+use super::{Drain, Shard};
+use crate::dialect::y_websocket;
+use crate::edge::websocket;
+use std::time::Duration;
+
+/// Every connection is looked at once in this many steps.
+const STEPS: usize = 20;
+/// Time between two steps.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Where the sweep stands.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// When the next step is due; `None` while there is no connection.
+    pub next: Option<Instant>,
+    step: usize,
+}
+
+enum Due {
+    Nothing,
+    HeadTimeout,
+    LoadTimeout,
+    SlowReader,
+    Dead,
+    Ping,
+    Keepalive,
+}
+
+impl Shard {
+    pub(super) fn sweep(&mut self, now: Instant) {
+        match self.sweep.next {
+            None if self.connections.is_empty() || self.drain == Drain::Done => return,
+            None => {
+                self.sweep.next = Some(now.after(STEP));
+                return;
+            }
+            Some(next) if now < next => return,
+            Some(_) => {}
+        }
+        let slots = self.connections.len();
+        let step = self.sweep.step;
+        for slot in slots * step / STEPS..slots * (step + 1) / STEPS {
+            if let Some(id) = self.id_at(slot) {
+                self.look_at(now, id);
+            }
+        }
+        self.sweep.step = (step + 1) % STEPS;
+        let idle = self.live == 0;
+        if idle {
+            self.connections = Vec::new();
+        }
+        self.sweep.next = (!idle).then(|| now.after(STEP));
+    }
+
+    fn look_at(&mut self, now: Instant, id: ConnId) {
+        let limits = self.config.limits;
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        match due(connection, now, &limits) {
+            Due::Nothing => {}
+            Due::HeadTimeout => self.refuse(id, 408, "no whole request head arrived in time"),
+            Due::LoadTimeout => {
+                self.count_refused("load_timeout");
+                self.close(
+                    now,
+                    id,
+                    1013,
+                    "the room takes too long to load; try later",
+                    true,
+                );
+            }
+            Due::SlowReader => self.give_up(now, id),
+            Due::Dead => {
+                self.count_refused("dead_peer");
+                self.close(now, id, 1001, "nothing was heard of the client", false);
+            }
+            Due::Ping => {
+                if let Some(connection) = self.touch(id) {
+                    connection.pinged = true;
+                    websocket::ping(&mut connection.out);
+                }
+            }
+            Due::Keepalive => {
+                if let Some(connection) = self.touch(id) {
+                    connection.out.extend_from_slice(y_websocket::KEEPALIVE);
+                }
+            }
+        }
+    }
+}
+
+fn due(connection: &Connection, now: Instant, limits: &super::SessionLimits) -> Due {
+    let over =
+        |since: Instant, limit: Duration| now.0.saturating_sub(since.0) > limit.as_nanos() as u64;
+    match &connection.stage {
+        Stage::Closing { .. } => Due::Nothing,
+        // Bytes that trickle in do not extend the time: `last_sent` is when it was accepted.
+        Stage::Head(_) if over(connection.last_sent, limits.http_head_timeout) => Due::HeadTimeout,
+        Stage::Head(_) => Due::Nothing,
+        Stage::Session(session)
+            if session.loading.is_some() && over(session.since, limits.load_timeout) =>
+        {
+            Due::LoadTimeout
+        }
+        Stage::Session(_) => match connection.blocked_since {
+            Some(since) if over(since, limits.slow_reader_timeout) => Due::SlowReader,
+            Some(_) => Due::Nothing,
+            None if over(connection.last_received, limits.ping * 2) => Due::Dead,
+            None if !connection.pinged && over(connection.last_received, limits.ping) => Due::Ping,
+            None if over(connection.last_sent, limits.keepalive) => Due::Keepalive,
+            None => Due::Nothing,
+        },
+    }
+}

@@ -1,0 +1,129 @@
+// Starts the server as its own process, as a user would, and ends it by its pid.
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+const HERE = fileURLToPath(new URL('.', import.meta.url))
+const BIN = process.env.COLLABBLOCKS_BIN ?? join(HERE, '../../../target/release/collabblocks')
+const READY_MS_MAX = 20_000
+const LOG_BYTES_MAX = 64 * 1024
+
+/** True when the suites run against the reference server instead of ours. */
+export const REFERENCE = process.env.COLLABBLOCKS_REFERENCE === '1'
+export const RUNTIME = process.env.COLLABBLOCKS_RUNTIME ?? 'ring'
+/** A reason to skip a test that only makes sense against our own server. */
+export const OURS_ONLY = REFERENCE ? 'the reference server promises nothing here' : false
+
+const running = new Set()
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
+export async function freePort() {
+  const probe = createServer()
+  await new Promise((resolve, reject) => probe.on('error', reject).listen(0, '127.0.0.1', resolve))
+  const { port } = probe.address()
+  await new Promise((resolve) => probe.close(resolve))
+  return port
+}
+
+export async function tempDir(name) {
+  return mkdtemp(join(tmpdir(), `collabblocks-${name}-`))
+}
+
+function command({ port, data, cores, args }) {
+  if (REFERENCE) return [process.execPath, [join(HERE, 'reference.mjs'), String(port)]]
+  if (!existsSync(BIN)) {
+    throw new Error(`no server at ${BIN}: build it with "cargo build --release", or set COLLABBLOCKS_BIN`)
+  }
+  const cli = ['serve', '--listen', `127.0.0.1:${port}`, '--data', data, '--runtime', RUNTIME]
+  if (cores !== undefined) cli.push('--cores', String(cores))
+  return [BIN, [...cli, ...args]]
+}
+
+/**
+ * @param {{data?: string, port?: number, cores?: number | string, args?: string[]}} [options] a
+ *   `data` directory that is passed in is kept, one made here goes with `stop`
+ */
+export async function startServer(options = {}) {
+  const port = options.port ?? (await freePort())
+  const data = options.data ?? (await tempDir('data'))
+  const [bin, args] = command({ port, data, cores: options.cores, args: options.args ?? [] })
+  const child = spawn(bin, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  running.add(child)
+  let log = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => {
+      log = (log + text).slice(-LOG_BYTES_MAX)
+    })
+  }
+  const exited = new Promise((resolve) => {
+    child.on('exit', (code, signal) => {
+      running.delete(child)
+      resolve({ code, signal })
+    })
+  })
+  const server = {
+    port,
+    data,
+    pid: child.pid,
+    http: `http://127.0.0.1:${port}`,
+    ws: `ws://127.0.0.1:${port}`,
+    exited,
+    get log() {
+      return log
+    },
+    get alive() {
+      return running.has(child)
+    },
+    signal: (signal) => child.kill(signal),
+    async kill() {
+      child.kill('SIGKILL')
+      return exited
+    },
+    /** SIGTERM; answers with how the process ended. */
+    async terminate() {
+      child.kill('SIGTERM')
+      return exited
+    },
+    /** Ends the process, by force if it must, and removes a data directory made here. */
+    async stop() {
+      child.kill('SIGTERM')
+      const force = setTimeout(() => child.kill('SIGKILL'), 10_000)
+      const end = await exited
+      clearTimeout(force)
+      if (options.data === undefined) await rm(data, { recursive: true, force: true })
+      return end
+    },
+  }
+  await ready(server)
+  return server
+}
+
+async function ready(server) {
+  const deadline = Date.now() + READY_MS_MAX
+  while (Date.now() < deadline) {
+    if (!server.alive) break
+    try {
+      const response = await fetch(`${server.http}/health/ready`)
+      if (response.ok) return
+    } catch {
+      // Not listening yet.
+    }
+    await sleep(20)
+  }
+  await server.kill()
+  throw new Error(`the server did not become ready:\n${server.log}`)
+}
+
+/** Fails unless the server still runs and says that it is well. */
+export async function assertHealthy(server) {
+  if (!server.alive) throw new Error(`the server is gone:\n${server.log}`)
+  const response = await fetch(`${server.http}/health/ready`)
+  if (!response.ok) throw new Error(`/health/ready says ${response.status}:\n${server.log}`)
+}

@@ -1,0 +1,160 @@
+// Two browser tabs on the page that the server serves.
+import assert from 'node:assert/strict'
+import { rm } from 'node:fs/promises'
+import { after, before, describe, test } from 'node:test'
+import { launch, NO_BROWSER, saved, screenshot } from './lib/browser.mjs'
+import { freePort, OURS_ONLY, startServer, tempDir } from './lib/server.mjs'
+import { until } from './lib/until.mjs'
+
+describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 }, () => {
+  let server
+  let browser
+  let data
+  let port
+  before(async () => {
+    data = await tempDir('page')
+    port = await freePort()
+    server = await startServer({ data, port })
+    browser = await launch()
+  })
+  after(async () => {
+    await browser?.close()
+    await server?.stop()
+    await rm(data, { recursive: true, force: true })
+  })
+
+  /** A tab of somebody with a browser of their own, so that nothing passes beside the server. */
+  async function tab(t, room, name, options = {}) {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, ...options })
+    t.after(() => context.close())
+    const page = await context.newPage()
+    page.errors = []
+    page.on('pageerror', (error) => page.errors.push(error.message))
+    page.on('console', (message) => {
+      if (message.type() === 'error' && !message.text().includes('WebSocket connection to')) page.errors.push(message.text())
+    })
+    await page.goto(`${server.http}/?room=${encodeURIComponent(room)}`)
+    await saved(page)
+    await page.getByTestId('people').click()
+    await page.getByTestId('name-input').fill(name)
+    await page.getByTestId('name-save').click()
+    return page
+  }
+  /** The document's text, a line a block, without the carets in it. */
+  const text = (page) =>
+    page.getByTestId('document').evaluate((element) => {
+      const copy = element.cloneNode(true)
+      for (const caret of copy.querySelectorAll('.caret')) caret.remove()
+      return [...copy.children].map((block) => block.textContent).join('\n')
+    })
+  const people = (page, count) => page.locator(`[data-testid=people][data-count="${count}"]`).waitFor({ timeout: 10_000 })
+
+  test('two tabs write together and see each other', async (t) => {
+    const ada = await tab(t, 'tabs', 'Ada Lovelace')
+    const grace = await tab(t, 'tabs', 'Grace Hopper', { colorScheme: 'dark' })
+    await Promise.all([people(ada, 2), people(grace, 2)])
+
+    await ada.getByTestId('document').click()
+    await ada.keyboard.type('# What the log must never forget\nA record is durable once it is on disk.')
+    await ada.keyboard.press('Enter')
+    await grace.getByTestId('document').locator('p').first().click()
+    await grace.keyboard.press('End')
+    await Promise.all([
+      ada.keyboard.type('Ada writes this line while Grace writes hers.'),
+      grace.keyboard.type(' Nothing says so sooner.'),
+    ])
+    await Promise.all([saved(ada), saved(grace)])
+    await until('both to show the same', async () => (await text(ada)) === (await text(grace)))
+    assert.match(await text(ada), /on disk\. Nothing says so sooner\.\nAda writes this line while Grace writes hers\./)
+    assert.equal(await ada.getByTestId('document').locator('h1').innerText(), 'What the log must never forget')
+
+    assert.equal(await ada.getByTestId('caret').innerText().then((label) => label.replaceAll('\u2060', '').trim()), 'Grace Hopper')
+    assert.equal(await grace.getByTestId('caret').innerText().then((label) => label.replaceAll('\u2060', '').trim()), 'Ada Lovelace')
+    assert.match(await ada.getByTestId('people').getAttribute('aria-label'), /Ada Lovelace \(you\), Grace Hopper/)
+    await ada.locator('[data-testid=status][data-state=saved]').waitFor()
+    assert.equal(await ada.getByTestId('status-text').innerText(), 'Saved')
+    t.diagnostic(await screenshot(ada, 'page-light'))
+    t.diagnostic(await screenshot(grace, 'page-dark'))
+
+    await grace.context().close()
+    await people(ada, 1)
+    assert.equal(await ada.getByTestId('caret').count(), 0)
+    assert.deepEqual(ada.errors, [])
+  })
+
+  test('on a phone nothing is cut off', async (t) => {
+    const phone = await tab(t, 'tabs', 'Linus', { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 })
+    assert.equal(await phone.evaluate('document.documentElement.scrollWidth'), 360)
+    for (const id of ['room-button', 'people', 'status']) assert.ok(await phone.getByTestId(id).isVisible(), id)
+    t.diagnostic(await screenshot(phone, 'page-phone'))
+  })
+
+  test('rooms: opened by name, new, refused, recent', async (t) => {
+    const page = await tab(t, 'first room', 'Ada')
+    assert.equal(await page.getByTestId('room-name').innerText(), 'first room')
+    await page.getByTestId('document').click()
+    await page.keyboard.type('in the first')
+    await saved(page)
+
+    await page.getByTestId('room-button').click()
+    await page.getByTestId('room-input').fill('api/anything')
+    await page.getByTestId('room-open').click()
+    await page.getByText('belong to the server').waitFor()
+    await page.getByTestId('room-input').fill('second/ü?#')
+    await page.getByTestId('room-open').click()
+    await saved(page)
+    assert.equal((await text(page)).trim(), '')
+    assert.equal(await page.getByTestId('room-name').innerText(), 'second/ü?#')
+
+    await page.getByTestId('room-button').click()
+    await page.getByTestId('new-room').click()
+    await saved(page)
+    assert.match(page.url(), /\?room=[a-z]+-[a-z]+-\d{4}$/)
+
+    await page.getByTestId('room-button').click()
+    await page.getByTestId('recent-room').filter({ hasText: 'first room' }).click()
+    await page.getByText('in the first').waitFor()
+    await page.goBack()
+    await page.goBack()
+    assert.equal(await page.getByTestId('room-name').innerText(), 'second/ü?#')
+    assert.deepEqual(page.errors, [])
+  })
+
+  test('health and metrics are a click away', { skip: OURS_ONLY }, async (t) => {
+    const page = await tab(t, 'links', 'Ada')
+    for (const id of ['link-health', 'link-metrics']) {
+      const response = await page.request.get(new URL(await page.getByTestId(id).getAttribute('href'), server.http).href)
+      assert.equal(response.status(), 200, id)
+    }
+  })
+
+  test('what it shows as saved survives kill -9, what is typed offline arrives later', { skip: OURS_ONLY }, async (t) => {
+    const page = await tab(t, 'crash', 'Ada')
+    await page.getByTestId('document').click()
+    await page.keyboard.type('saved before the crash')
+    await saved(page)
+    await server.kill()
+    await page.locator('html[data-durability=offline]').waitFor({ state: 'attached' })
+    await page.keyboard.type(', typed offline')
+    assert.equal(await page.locator('html').getAttribute('data-unsaved'), 'true')
+    assert.match(await page.getByTestId('status-text').innerText(), /not saved/)
+
+    server = await startServer({ data, port })
+    const early = await (await browser.newContext()).newPage()
+    t.after(() => early.context().close())
+    await early.goto(`${server.http}/?room=crash`)
+    await early.getByText('saved before the crash').waitFor()
+    await early.getByText('saved before the crash, typed offline').waitFor()
+    await saved(page)
+    assert.equal(await page.locator('html').getAttribute('data-unsaved'), 'false')
+
+    // Nobody who has it is left to bring it back.
+    await server.kill()
+    await Promise.all([page.context().close(), early.context().close()])
+    server = await startServer({ data, port })
+    const late = await (await browser.newContext()).newPage()
+    t.after(() => late.context().close())
+    await late.goto(`${server.http}/?room=crash`)
+    await late.getByText('saved before the crash, typed offline').waitFor()
+  })
+})

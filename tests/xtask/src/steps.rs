@@ -1,0 +1,182 @@
+//! The steps of the test command, and the other chores.
+
+use crate::install;
+use crate::run::{Outcome, command, run, works};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One step of `cargo xtask test`.
+pub struct Step {
+    /// What `--only` calls it.
+    pub name: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// Runs it, given the repository's folder.
+    pub run: fn(&Path) -> Outcome,
+}
+
+/// All steps, in the order they are run.
+pub const STEPS: &[Step] = &[
+    Step {
+        name: "install",
+        about: "installs Chromium, Node packages and Rust components that are not there",
+        run: install::all,
+    },
+    Step {
+        name: "fmt",
+        about: "checks the formatting of all Rust files",
+        run: |root| cargo(root, 2, &["fmt", "--all", "--check"]),
+    },
+    Step {
+        name: "clippy",
+        about: "lints all Rust code, tests included",
+        run: |root| {
+            cargo(
+                root,
+                20,
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+            )
+        },
+    },
+    Step {
+        name: "deny",
+        about: "checks licences and sources of all dependencies",
+        run: deny_if_installed,
+    },
+    Step {
+        name: "test",
+        about: "runs all Rust tests in a debug build",
+        run: |root| cargo(root, 30, &["test", "--workspace", "--no-fail-fast"]),
+    },
+    Step {
+        name: "build",
+        about: "builds the server as it is released",
+        run: |root| cargo(root, 20, &["build", "--release"]),
+    },
+    Step {
+        name: "js",
+        about: "runs the tests of the page and other Node packages",
+        run: js,
+    },
+    Step {
+        name: "e2e",
+        about: "runs real clients and browsers against the released server",
+        run: e2e,
+    },
+];
+
+const E2E: &str = "tests/e2e";
+const PAGE: &str = "sdk/page";
+
+fn minutes(count: u64) -> Duration {
+    Duration::from_secs(60 * count)
+}
+
+fn cargo(root: &Path, limit_minutes: u64, args: &[&str]) -> Outcome {
+    run(command(root, "cargo", args), minutes(limit_minutes))
+}
+
+fn js(root: &Path) -> Outcome {
+    let folders: Vec<PathBuf> = install::node_folders(root)
+        .into_iter()
+        .filter(|folder| *folder != root.join(E2E))
+        .collect();
+    if folders.is_empty() {
+        return Outcome::Skipped("there are no Node packages besides the end-to-end tests".into());
+    }
+    folders
+        .iter()
+        .fold(Outcome::Passed(Vec::new()), |outcome, folder| {
+            outcome.then(|| run(command(folder, "npm", &["test"]), minutes(10)))
+        })
+}
+
+fn e2e(root: &Path) -> Outcome {
+    e2e_with(root, &target(root).join("release/collabblocks"))
+}
+
+fn e2e_with(root: &Path, binary: &Path) -> Outcome {
+    if !binary.is_file() {
+        return Outcome::Failed(vec![format!(
+            "{} is not there: run the step build first",
+            binary.display()
+        )]);
+    }
+    // One file at a time: each drives a server hard, and they would measure each other.
+    let mut node = command(
+        &root.join(E2E),
+        "node",
+        &["--test", "--test-concurrency=1", "--test-reporter=spec"],
+    );
+    node.env("COLLABBLOCKS_BIN", binary);
+    run(node, minutes(20))
+}
+
+/// Where cargo builds to.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |folder| root.join(folder))
+}
+
+fn deny_if_installed(root: &Path) -> Outcome {
+    if works(root, "cargo", &["deny", "--version"]) {
+        deny(root)
+    } else {
+        Outcome::Skipped(
+            "cargo-deny is not installed; `cargo install --locked cargo-deny` does".into(),
+        )
+    }
+}
+
+/// Checks licences, sources and bans of all dependencies.
+pub fn deny(root: &Path) -> Outcome {
+    if !works(root, "cargo", &["deny", "--version"]) {
+        return Outcome::Failed(vec![
+            "cargo-deny is not installed: `cargo install --locked cargo-deny`".into(),
+        ]);
+    }
+    cargo(root, 10, &["deny", "check", "bans", "licenses", "sources"])
+}
+
+/// Builds the page that the server carries.
+pub fn page(root: &Path) -> Outcome {
+    let folder = root.join(PAGE);
+    install::node_packages(&folder)
+        .then(|| run(command(&folder, "npm", &["run", "build"]), minutes(5)))
+}
+
+/// Runs the benchmark.
+pub fn bench(root: &Path, args: &[&str]) -> Outcome {
+    let cargo_args = ["run", "--release", "--package", "collabblocks-bench", "--"];
+    cargo(root, 24 * 60, &[&cargo_args, args].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_what_they_do() {
+        for (at, step) in STEPS.iter().enumerate() {
+            assert!(
+                !STEPS[..at].iter().any(|other| other.name == step.name),
+                "{}",
+                step.name
+            );
+            assert!(step.about.len() > 10);
+        }
+    }
+
+    #[test]
+    fn the_end_to_end_tests_want_the_released_server() {
+        let outcome = e2e_with(Path::new("/nowhere"), Path::new("/nowhere/collabblocks"));
+        assert!(outcome.failed() && outcome.lines()[0].contains("run the step build first"));
+    }
+}
