@@ -135,9 +135,8 @@ fn every_crash_point_of_recovery_itself() {
         before.crash(rng.next_u64());
         let whole = before.fork();
         whole.record();
-        let Ok((_, recovered, items)) = open(&whole, known.low) else {
-            panic!("a crash without damage is recovered from");
-        };
+        let (_, recovered, items) =
+            open(&whole, known.low).unwrap_or_else(|error| panic!("{error}, low {:?}", known.low));
         torn += usize::from(recovered.torn_at.is_some());
         for done in 0..whole.ops().len() {
             let partly = before.fork();
@@ -146,7 +145,13 @@ fn every_crash_point_of_recovery_itself() {
             }
             partly.crash(rng.next_u64());
             let (_, _, again) = open(&partly, known.low).unwrap();
-            assert_eq!(again, items);
+            // Half a repair can make a batch whole whose padding alone was torn. It was never
+            // acknowledged and nothing was served without it, so it may be there or not.
+            assert!(
+                again.starts_with(&items),
+                "recovery cut short lost something"
+            );
+            check(&rig.appended, &again, known.durable, known.low);
         }
     }
     assert!(torn > 0, "no tail was torn");

@@ -215,7 +215,12 @@ pub(super) fn check(appended: &[Item], replayed: &[Item], durable: Lsn, low: Seg
         replayed.len() <= wanted.len(),
         "more was replayed than appended"
     );
-    assert_eq!(replayed, &wanted[..replayed.len()]);
+    let differs = replayed
+        .iter()
+        .zip(wanted)
+        .find(|(found, wanted)| found != wanted);
+    let lsns = differs.map(|(found, wanted)| (found.lsn, wanted.lsn));
+    assert_eq!(lsns, None, "another record was replayed than appended");
     if let Some(lost) = wanted.get(replayed.len()) {
         assert!(
             lost.lsn >= durable,
