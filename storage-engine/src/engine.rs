@@ -85,10 +85,17 @@ impl Engine {
             });
         }
         // What the log will not take must not change the document.
-        match self.log.can_take(update.len() + room.name.len() + CREATED_BYTES) {
+        match self
+            .log
+            .can_take(update.len() + room.name.len() + CREATED_BYTES)
+        {
             Ok(()) => {}
             Err(AppendError::TooLarge { bytes, max }) => {
-                return Err(Refusal::TooLarge { what: "bytes of an update in the log", size: bytes, limit: max });
+                return Err(Refusal::TooLarge {
+                    what: "bytes of an update in the log",
+                    size: bytes,
+                    limit: max,
+                });
             }
             Err(AppendError::Full(_) | AppendError::Poisoned) => {
                 return Err(Refusal::Unavailable("the server's disk is behind"));

@@ -43,8 +43,14 @@ pub struct RoomListing {
 /// Lists the rooms of a data directory (blocking), reading every snapshot and the whole log; `None`
 /// where there is no store.
 pub fn list_rooms(disk: &dyn Disk, root: &Path) -> Result<Option<Vec<ShardListing>>, OpenError> {
-    let Some(store) = Store::existing(disk, root)? else { return Ok(None) };
-    let shards = if store.generation() == 0 { 0 } else { store.shards() };
+    let Some(store) = Store::existing(disk, root)? else {
+        return Ok(None);
+    };
+    let shards = if store.generation() == 0 {
+        0
+    } else {
+        store.shards()
+    };
     let listed = (0..shards).map(|shard| {
         let dir = ShardDir::new(&store.shard_dir(shard), store.identity(shard));
         let mut listing = Listing::default();
@@ -53,10 +59,17 @@ pub fn list_rooms(disk: &dyn Disk, root: &Path) -> Result<Option<Vec<ShardListin
                 listing.snapshots(disk, &dir, &manifest)?;
                 listing.log(disk, &dir, &manifest, store.segment_bytes());
             }
-            Ok(None) => listing.faults.push(format!("{}: the shard's manifest is missing", dir.root.display())),
+            Ok(None) => listing.faults.push(format!(
+                "{}: the shard's manifest is missing",
+                dir.root.display()
+            )),
             Err(error) => listing.faults.push(error.to_string()),
         }
-        Ok(ShardListing { shard, rooms: listing.rooms.into_values().collect(), faults: listing.faults })
+        Ok(ShardListing {
+            shard,
+            rooms: listing.rooms.into_values().collect(),
+            faults: listing.faults,
+        })
     });
     listed.collect::<Result<_, _>>().map(Some)
 }
@@ -69,9 +82,21 @@ struct Listing {
 }
 
 impl Listing {
-    fn snapshots(&mut self, disk: &dyn Disk, dir: &ShardDir, manifest: &Manifest) -> Result<(), OpenError> {
-        let mut segments: BTreeMap<u32, u64> = manifest.snapshots.iter().map(|s| (s.id, s.durable_bytes)).collect();
-        for id in list(disk, &dir.snapshots())?.iter().filter_map(|name| snapshot_id(name)) {
+    fn snapshots(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &ShardDir,
+        manifest: &Manifest,
+    ) -> Result<(), OpenError> {
+        let mut segments: BTreeMap<u32, u64> = manifest
+            .snapshots
+            .iter()
+            .map(|s| (s.id, s.durable_bytes))
+            .collect();
+        for id in list(disk, &dir.snapshots())?
+            .iter()
+            .filter_map(|name| snapshot_id(name))
+        {
             segments.entry(id).or_insert(0);
         }
         let mut newest: BTreeMap<String, SnapshotRef> = BTreeMap::new();
@@ -87,7 +112,9 @@ impl Listing {
             }
         }
         for (name, at) in newest {
-            let fault = Entry::read(disk, dir, &name, at).and_then(|entry| entry.document()).err();
+            let fault = Entry::read(disk, dir, &name, at)
+                .and_then(|entry| entry.document())
+                .err();
             self.names.insert(at.key, name.clone());
             let room = RoomListing {
                 name: name.clone(),
@@ -107,25 +134,32 @@ impl Listing {
             return;
         }
         let (rooms, names) = (&mut self.rooms, &mut self.names);
-        let read = collabblocks_wal::read(disk, &dir.wal(), dir.identity, segment_bytes, manifest.low(), &mut |record| {
-            if record.kind == RecordKind::RoomCreated {
-                let name = String::from_utf8_lossy(record.payload).into_owned();
-                names.insert(record.room, name.clone());
-                rooms.entry(name.clone()).or_insert(RoomListing {
-                    name,
-                    key: record.room,
-                    room_seq: 0,
-                    snapshot_seq: None,
-                    snapshot_bytes: 0,
-                    fault: None,
-                });
-            } else if record.kind == RecordKind::Update
-                && let Some(room) = names.get(&record.room).and_then(|name| rooms.get_mut(name))
-            {
-                room.room_seq = room.room_seq.max(record.room_seq);
-            }
-            Ok(())
-        });
+        let read = collabblocks_wal::read(
+            disk,
+            &dir.wal(),
+            dir.identity,
+            segment_bytes,
+            manifest.low(),
+            &mut |record| {
+                if record.kind == RecordKind::RoomCreated {
+                    let name = String::from_utf8_lossy(record.payload).into_owned();
+                    names.insert(record.room, name.clone());
+                    rooms.entry(name.clone()).or_insert(RoomListing {
+                        name,
+                        key: record.room,
+                        room_seq: 0,
+                        snapshot_seq: None,
+                        snapshot_bytes: 0,
+                        fault: None,
+                    });
+                } else if record.kind == RecordKind::Update
+                    && let Some(room) = names.get(&record.room).and_then(|name| rooms.get_mut(name))
+                {
+                    room.room_seq = room.room_seq.max(record.room_seq);
+                }
+                Ok(())
+            },
+        );
         if let Err(error) = read {
             self.faults.push(error.to_string());
         }

@@ -146,9 +146,17 @@ mod tests {
 
     fn open(sim: &SimDisk) -> Engine {
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-        let config = EngineConfig { disk_reserve_bytes: 0, ..EngineConfig::default() };
-        let identity = Identity { store: [1; 16], shard: 0 };
-        Engine::open(&disk, Path::new("/shard"), identity, config).unwrap().0
+        let config = EngineConfig {
+            disk_reserve_bytes: 0,
+            ..EngineConfig::default()
+        };
+        let identity = Identity {
+            store: [1; 16],
+            shard: 0,
+        };
+        Engine::open(&disk, Path::new("/shard"), identity, config)
+            .unwrap()
+            .0
     }
 
     fn settle(engine: &mut Engine, sim: &SimDisk, now: u64) -> Vec<Notice> {
@@ -178,12 +186,18 @@ mod tests {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         engine.diff(id, &[0], &mut before).unwrap();
         engine.quarantine(id, 0);
-        assert!(matches!(engine.apply(0, id, UPDATES[0], false), Err(Refusal::Unavailable(_))));
+        assert!(matches!(
+            engine.apply(0, id, UPDATES[0], false),
+            Err(Refusal::Unavailable(_))
+        ));
         assert!(engine.diff(id, &[0], &mut after).is_err());
         assert_eq!(engine.attach(0, "room"), (id, RoomStatus::Loading));
         // Its records have to be durable before they can be read.
         assert!(settle(&mut engine, &sim, 0).is_empty());
-        assert_eq!(settle(&mut engine, &sim, 1_000_000_000), [Notice::RoomReady(id)]);
+        assert_eq!(
+            settle(&mut engine, &sim, 1_000_000_000),
+            [Notice::RoomReady(id)]
+        );
         engine.diff(id, &[0], &mut after).unwrap();
         assert_eq!(after, before);
         let next: &[u8] = &[1, 1, 1, 2, 0x84, 1, 1, 1, b'c', 0];
@@ -203,13 +217,25 @@ mod tests {
         engine.rooms.get_mut(id).unwrap().seq = 5;
         engine.quarantine(id, 0);
         let notices = settle(&mut engine, &sim, 2_000_000_000);
-        assert!(matches!(&notices[..], [Notice::RoomFailed(failed, why)] if *failed == id && why.contains("of 5")));
+        assert!(
+            matches!(&notices[..], [Notice::RoomFailed(failed, why)] if *failed == id && why.contains("of 5"))
+        );
         engine.detach(0, id);
-        assert!(engine.apply(0, id, UPDATES[1], false).is_err(), "its id is stale");
+        assert!(
+            engine.apply(0, id, UPDATES[1], false).is_err(),
+            "its id is stale"
+        );
         assert!(engine.apply(0, other, UPDATES[1], false).is_ok());
         let (again, status) = engine.attach(0, "room");
-        assert!(again != id && status == RoomStatus::Loading, "the next session tries again");
+        assert!(
+            again != id && status == RoomStatus::Loading,
+            "the next session tries again"
+        );
         assert_eq!(settle(&mut engine, &sim, 3_000_000_000).len(), 1);
-        assert_eq!(engine.rooms.pins().count(), 2, "what the log alone holds stays in it");
+        assert_eq!(
+            engine.rooms.pins().count(),
+            2,
+            "what the log alone holds stays in it"
+        );
     }
 }

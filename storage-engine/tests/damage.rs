@@ -2,7 +2,9 @@
 
 mod common;
 
-use collabblocks_storage_engine::{EngineConfig, Limits, Notice, Refusal, RoomStatus, Store, list_rooms};
+use collabblocks_storage_engine::{
+    EngineConfig, Limits, Notice, Refusal, RoomStatus, Store, list_rooms,
+};
 use collabblocks_wal::sim_disk::SimDisk;
 use collabblocks_wal::{Disk, OpenError};
 use common::*;
@@ -29,7 +31,9 @@ fn open(sim: &SimDisk) -> Result<Host, OpenError> {
 
 /// Edits rooms until the log has been recycled, evicts them all, and closes; the clients.
 fn filled(sim: &SimDisk, rooms: u64) -> Clients {
-    let mut clients: Clients = (0..rooms).map(|i| (format!("room {i}"), Client::new(i + 1))).collect();
+    let mut clients: Clients = (0..rooms)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
     let mut host = open(sim).unwrap();
     let mut rng = rng(11);
     for _ in 0..120 {
@@ -43,14 +47,20 @@ fn filled(sim: &SimDisk, rooms: u64) -> Clients {
     }
     host.run_for(1000 * MS);
     let stats = host.engine.stats();
-    assert!(stats.commits * 4096 > 3 * stats.log_segments * (16 << 10), "the log was recycled: {stats:?}");
+    assert!(
+        stats.commits * 4096 > 3 * stats.log_segments * (16 << 10),
+        "the log was recycled: {stats:?}"
+    );
     assert_eq!(stats.rooms_loaded, 0);
     host.close();
     clients
 }
 
 fn snapshot_files(sim: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
-    sim.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "snap")).collect()
+    sim.files()
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "snap"))
+        .collect()
 }
 
 #[test]
@@ -76,13 +86,25 @@ fn a_flipped_bit_in_a_snapshot_is_refused_at_start_or_fails_that_room_alone() {
                 if status == RoomStatus::Loading {
                     host.run_for(MS);
                 }
-                if host.notices.iter().any(|n| matches!(n, Notice::RoomFailed(i, _) if *i == id)) {
+                if host
+                    .notices
+                    .iter()
+                    .any(|n| matches!(n, Notice::RoomFailed(i, _) if *i == id))
+                {
                     all = false;
                     let refusal = host.engine.apply(host.now, id, &client.state(), true);
-                    assert!(matches!(refusal, Err(Refusal::Unavailable(_))), "nothing is written over it");
+                    assert!(
+                        matches!(refusal, Err(Refusal::Unavailable(_))),
+                        "nothing is written over it"
+                    );
                     continue;
                 }
-                assert_eq!(host.text(name), client.text(), "byte {offset} of {}", path.display());
+                assert_eq!(
+                    host.text(name),
+                    client.text(),
+                    "byte {offset} of {}",
+                    path.display()
+                );
             }
             *(if all { &mut harmless } else { &mut failed }) += 1;
         }
@@ -112,15 +134,20 @@ fn a_snapshot_file_that_is_gone_is_refused() {
 fn one_manifest_slot_is_enough_and_none_is_refused() {
     let sim = SimDisk::new();
     let clients = filled(&sim, 2);
-    let slots: Vec<PathBuf> =
-        sim.files().into_keys().filter(|path| path.to_string_lossy().contains("manifest-")).collect();
+    let slots: Vec<PathBuf> = sim
+        .files()
+        .into_keys()
+        .filter(|path| path.to_string_lossy().contains("manifest-"))
+        .collect();
     assert_eq!(slots.len(), 2);
     // The newer slot damaged: what it said is lost, so the log below may be gone; never a wrong room.
     for slot in &slots {
         let one = sim.fork();
         one.corrupt(slot, 40, 1);
         match open(&one) {
-            Ok(mut host) => clients.iter().for_each(|(name, client)| assert_eq!(host.text(name), client.text())),
+            Ok(mut host) => clients
+                .iter()
+                .for_each(|(name, client)| assert_eq!(host.text(name), client.text())),
             Err(error) => println!("{}: {error}", slot.display()),
         }
     }
@@ -128,7 +155,9 @@ fn one_manifest_slot_is_enough_and_none_is_refused() {
     slots.iter().for_each(|slot| none.corrupt(slot, 40, 1));
     assert!(matches!(open(&none), Err(OpenError::Mismatch { .. })));
     let absent = sim.fork();
-    slots.iter().for_each(|slot| Disk::remove(&absent, slot).unwrap());
+    slots
+        .iter()
+        .for_each(|slot| Disk::remove(&absent, slot).unwrap());
     assert!(matches!(open(&absent), Err(OpenError::Mismatch { .. })));
 }
 
@@ -161,7 +190,8 @@ impl Disk for Flaky {
     }
     fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if self.fails(path) {
-            self.inner.write_at(path, offset, &bytes[..bytes.len() / 2])?;
+            self.inner
+                .write_at(path, offset, &bytes[..bytes.len() / 2])?;
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.inner.write_at(path, offset, bytes)
@@ -199,7 +229,10 @@ impl Disk for Flaky {
 fn errors_of_the_disk_beside_the_log_lose_nothing() {
     let sim = SimDisk::new();
     let mut clients = filled(&sim, 3);
-    let flaky = Arc::new(Flaky { inner: sim.clone(), changes: AtomicU64::new(0) });
+    let flaky = Arc::new(Flaky {
+        inner: sim.clone(),
+        changes: AtomicU64::new(0),
+    });
     let disk: Arc<dyn Disk> = flaky.clone();
     let store = Store::open(&disk, Path::new(ROOT), 1, &config(), [5; 32]).unwrap();
     for round in 0..3 {
@@ -215,13 +248,17 @@ fn errors_of_the_disk_beside_the_log_lose_nothing() {
             }
             host.run_for(if turn % 10 == 0 { 6_000 * MS } else { 2 * MS });
         }
-        clients.iter().for_each(|(name, client)| assert_eq!(host.text(name), client.text()));
+        clients
+            .iter()
+            .for_each(|(name, client)| assert_eq!(host.text(name), client.text()));
         assert!(host.engine.stats().snapshots_stored > 0);
         sim.crash(round);
     }
     assert!(flaky.changes.load(Ordering::Relaxed) > 60);
     let mut host = open(&sim).unwrap();
-    clients.iter().for_each(|(name, client)| assert_eq!(host.text(name), client.text()));
+    clients
+        .iter()
+        .for_each(|(name, client)| assert_eq!(host.text(name), client.text()));
 }
 
 #[test]
@@ -229,7 +266,10 @@ fn updates_are_refused_before_the_disk_is_full_and_taken_again_after() {
     let sim = SimDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(sim.clone());
     sim.set_capacity(Some(4 << 20));
-    let config = EngineConfig { disk_reserve_bytes: 1 << 20, ..config() };
+    let config = EngineConfig {
+        disk_reserve_bytes: 1 << 20,
+        ..config()
+    };
     let (mut host, _) = Host::open(&disk, Path::new(ROOT), config).unwrap();
     let (mut client, mut rng) = (Client::new(1), rng(1));
     let mut taken = |host: &mut Host| {
@@ -259,10 +299,17 @@ fn lowered_limits_do_not_refuse_what_was_taken_before() {
     let (mut client, mut rng) = (Client::new(1), rng(1));
     let (mut host, _) = Host::open(&disk, Path::new(ROOT), config()).unwrap();
     let id = host.attach("room");
-    host.engine.apply(host.now, id, &client.edit(&mut rng, 200), false).unwrap();
+    host.engine
+        .apply(host.now, id, &client.edit(&mut rng, 200), false)
+        .unwrap();
     host.close();
-    let limits = Limits { update_bytes_max: 2, document_bytes_max: 2, ..Limits::default() };
-    let (mut host, _) = Host::open(&disk, Path::new(ROOT), EngineConfig { limits, ..config() }).unwrap();
+    let limits = Limits {
+        update_bytes_max: 2,
+        document_bytes_max: 2,
+        ..Limits::default()
+    };
+    let (mut host, _) =
+        Host::open(&disk, Path::new(ROOT), EngineConfig { limits, ..config() }).unwrap();
     assert_eq!(host.text("room"), client.text());
 }
 
@@ -277,6 +324,11 @@ fn rooms_are_listed_without_opening() {
     assert!(shards[0].faults.is_empty(), "{:?}", shards[0].faults);
     let names: Vec<&str> = shards[0].rooms.iter().map(|room| &*room.name).collect();
     assert_eq!(names, ["room 0", "room 1"]);
-    assert!(shards[0].rooms.iter().all(|r| r.room_seq == 120 && r.snapshot_seq == Some(120) && r.fault.is_none()));
+    assert!(
+        shards[0]
+            .rooms
+            .iter()
+            .all(|r| r.room_seq == 120 && r.snapshot_seq == Some(120) && r.fault.is_none())
+    );
     assert_eq!(list_rooms(&sim, Path::new("/elsewhere")).unwrap(), None);
 }

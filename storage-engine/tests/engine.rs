@@ -13,7 +13,9 @@ fn rooms_survive_an_orderly_end_and_a_sudden_one() {
     let mut rng = rng(seed(1));
     let dir = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
-    let mut clients: Clients = (0..5).map(|i| (format!("room {i}"), Client::new(i + 1))).collect();
+    let mut clients: Clients = (0..5)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
     for round in 0..4 {
         let (mut host, report) = Host::open(&disk, dir.path(), small_config()).unwrap();
         assert_eq!(report.rooms, if round == 0 { 0 } else { 5 });
@@ -35,7 +37,9 @@ fn rooms_survive_an_orderly_end_and_a_sudden_one() {
             }
             let span = rng.random_range(1..4) * MS;
             host.run_for(span);
-            clients.values_mut().for_each(|c| c.hear(host.engine.durable_lsn()));
+            clients
+                .values_mut()
+                .for_each(|c| c.hear(host.engine.durable_lsn()));
         }
         for (name, client) in &clients {
             assert_eq!(host.text(name), client.text());
@@ -44,9 +48,17 @@ fn rooms_survive_an_orderly_end_and_a_sudden_one() {
         assert!(stats.log_segments <= 5, "segments are recycled: {stats:?}");
         assert!(stats.snapshots_stored > 0, "{stats:?}");
         host.run_for(1000 * MS);
-        assert_eq!(host.engine.stats().rooms_loaded, 0, "idle rooms are evicted");
+        assert_eq!(
+            host.engine.stats().rooms_loaded,
+            0,
+            "idle rooms are evicted"
+        );
         for (name, client) in &clients {
-            assert_eq!(host.text(name), client.text(), "an evicted room is as it was");
+            assert_eq!(
+                host.text(name),
+                client.text(),
+                "an evicted room is as it was"
+            );
         }
         if round % 2 == 0 {
             host.close();

@@ -25,13 +25,17 @@ fn config() -> EngineConfig {
 fn hosts(root: &Path) -> Vec<Host> {
     let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
     let store = Store::open(&disk, root, SHARDS, &config(), [9; 32]).unwrap();
-    (0..SHARDS).map(|shard| Host::around(store.open_shard(&disk, shard, &config()).unwrap().0, &disk)).collect()
+    (0..SHARDS)
+        .map(|shard| Host::around(store.open_shard(&disk, shard, &config()).unwrap().0, &disk))
+        .collect()
 }
 
 /// Rooms `0..6`, with `number + 1` updates each; the first half is in snapshots, the others in the
 /// log alone.
 fn clients() -> Clients {
-    (0..6).map(|number| (format!("room {number} ä"), Client::new(number + 1))).collect()
+    (0..6)
+        .map(|number| (format!("room {number} ä"), Client::new(number + 1)))
+        .collect()
 }
 
 fn edit(number: usize, client: &mut Client) -> Vec<Vec<u8>> {
@@ -70,8 +74,14 @@ fn a_store_of_version_1_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     copy(&fixture(), dir.path());
     let mut hosts = hosts(dir.path());
-    let known: u64 = hosts.iter().map(|host| host.engine.stats().rooms_known).sum();
-    let loaded: u64 = hosts.iter().map(|host| host.engine.stats().rooms_loaded).sum();
+    let known: u64 = hosts
+        .iter()
+        .map(|host| host.engine.stats().rooms_known)
+        .sum();
+    let loaded: u64 = hosts
+        .iter()
+        .map(|host| host.engine.stats().rooms_loaded)
+        .sum();
     assert_eq!((known, loaded), (6, 3));
     for (number, (name, client)) in clients().iter_mut().enumerate() {
         edit(number, client);

@@ -88,7 +88,9 @@ fn run(seed: u64, met: &mut Met) {
     let disk: Arc<dyn Disk> = Arc::new(sim.clone());
     let dir = Path::new("/data/shard");
     let config = config(&mut rng);
-    let mut clients: Clients = (0..ROOMS).map(|i| (format!("room {i}"), Client::new(i as u64 + 1))).collect();
+    let mut clients: Clients = (0..ROOMS)
+        .map(|i| (format!("room {i}"), Client::new(i as u64 + 1)))
+        .collect();
     for _ in 0..4 {
         let (mut host, _) = match Host::open(&disk, dir, config.clone()) {
             Ok(opened) => opened,
@@ -98,7 +100,10 @@ fn run(seed: u64, met: &mut Met) {
         check_acknowledged(&mut host, &mut clients);
         let steps = rng.random_range(100..1500);
         if rng.random_range(0..2) == 0 {
-            sim.fail(sim.ops_count() + rng.random_range(0..300), SimFault::PowerOff);
+            sim.fail(
+                sim.ops_count() + rng.random_range(0..300),
+                SimFault::PowerOff,
+            );
         }
         for _ in 0..steps {
             if !step(&mut rng, &mut host, &mut clients) {
@@ -110,12 +115,14 @@ fn run(seed: u64, met: &mut Met) {
         let stats = host.engine.stats();
         met.stored += stats.snapshots_stored;
         met.evicted += stats.rooms_evicted;
-        met.recycled += u64::from(stats.commits * 4096 > (stats.log_segments + 1) * config.log.segment_bytes);
+        met.recycled +=
+            u64::from(stats.commits * 4096 > (stats.log_segments + 1) * config.log.segment_bytes);
         met.crashes += 1;
         drop(host);
         sim.crash(rng.random());
     }
-    let (mut host, _) = Host::open(&disk, dir, config).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    let (mut host, _) =
+        Host::open(&disk, dir, config).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     check_acknowledged(&mut host, &mut clients);
     for (name, client) in &clients {
         let id = host.attach(name);
@@ -129,9 +136,17 @@ fn run(seed: u64, met: &mut Met) {
         met.acked += client.acked.len() as u64;
     }
     host.run_for(5000 * MS);
-    assert_eq!(host.engine.stats().rooms_loaded, 0, "seed {seed}: all rooms can be evicted");
+    assert_eq!(
+        host.engine.stats().rooms_loaded,
+        0,
+        "seed {seed}: all rooms can be evicted"
+    );
     for (name, client) in &clients {
-        assert_eq!(host.text(name), client.text(), "seed {seed}: {name} after eviction");
+        assert_eq!(
+            host.text(name),
+            client.text(),
+            "seed {seed}: {name} after eviction"
+        );
     }
     host.close();
 }
@@ -139,12 +154,18 @@ fn run(seed: u64, met: &mut Met) {
 #[test]
 fn acknowledged_updates_survive_every_crash() {
     let first = seed(1000);
-    let runs = std::env::var("COLLABBLOCKS_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(30);
+    let runs = std::env::var("COLLABBLOCKS_RUNS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(30);
     let mut met = Met::default();
     for seed in first..first + runs {
         println!("run with seed {seed}");
         run(seed, &mut met);
     }
     println!("{met:?}");
-    assert!(met.acked > 100 && met.stored > 10 && met.evicted > 10 && met.recycled > 10, "{met:?}");
+    assert!(
+        met.acked > 100 && met.stored > 10 && met.evicted > 10 && met.recycled > 10,
+        "{met:?}"
+    );
 }

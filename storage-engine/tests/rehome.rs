@@ -57,7 +57,9 @@ fn edit(sim: &SimDisk, store: &Store, clients: &mut Clients, seed: u64) {
     for host in hosts {
         host.close();
     }
-    clients.values_mut().for_each(|c| c.hear(collabblocks_wal::Lsn(u64::MAX)));
+    clients
+        .values_mut()
+        .for_each(|c| c.hear(collabblocks_wal::Lsn(u64::MAX)));
 }
 
 fn check(sim: &SimDisk, store: &Store, texts: &BTreeMap<String, String>) {
@@ -73,11 +75,17 @@ fn check(sim: &SimDisk, store: &Store, texts: &BTreeMap<String, String>) {
 #[test]
 fn rooms_move_to_another_number_of_shards_and_back() {
     let sim = SimDisk::new();
-    let mut clients: Clients = (0..20).map(|i| (format!("room {i}"), Client::new(i + 1))).collect();
+    let mut clients: Clients = (0..20)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
     for (round, shards) in [1, 2, 3, 1, 1].into_iter().enumerate() {
         let store = open(&sim, shards).unwrap();
         assert_eq!(store.rehomed_from().is_some(), [1, 2, 3].contains(&round));
-        let texts = clients.iter().filter(|_| round > 0).map(|(n, c)| (n.clone(), c.text())).collect();
+        let texts = clients
+            .iter()
+            .filter(|_| round > 0)
+            .map(|(n, c)| (n.clone(), c.text()))
+            .collect();
         check(&sim, &store, &texts);
         edit(&sim, &store, &mut clients, round as u64);
     }
@@ -86,7 +94,9 @@ fn rooms_move_to_another_number_of_shards_and_back() {
 #[test]
 fn a_crash_at_any_operation_of_a_move_loses_nothing() {
     let sim = SimDisk::new();
-    let mut clients: Clients = (0..6).map(|i| (format!("room {i}"), Client::new(i + 1))).collect();
+    let mut clients: Clients = (0..6)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
     let store = open(&sim, 2).unwrap();
     edit(&sim, &store, &mut clients, 7);
     let texts: BTreeMap<_, _> = clients.iter().map(|(n, c)| (n.clone(), c.text())).collect();
@@ -100,7 +110,8 @@ fn a_crash_at_any_operation_of_a_move_loses_nothing() {
             let sim = sim.fork();
             sim.crash(seed + op);
             // Alternately with the number it was to move to, and with the one it came from.
-            let store = open(&sim, if op % 2 == 0 { 3 } else { 2 }).unwrap_or_else(|e| panic!("op {op}: {e}"));
+            let store = open(&sim, if op % 2 == 0 { 3 } else { 2 })
+                .unwrap_or_else(|e| panic!("op {op}: {e}"));
             moved += u64::from(store.rehomed_from().is_some());
             check(&sim, &store, &texts);
         }
@@ -134,7 +145,13 @@ fn a_crash_while_a_store_is_made_leaves_one_that_opens() {
 #[test]
 fn homes_never_change() {
     // Part of the format: other values would look for rooms where they are not.
-    let names = ["", "a", "room 1", "docs/ä/7", "a name of more than two hundred and forty bytes would take another way"];
+    let names = [
+        "",
+        "a",
+        "room 1",
+        "docs/ä/7",
+        "a name of more than two hundred and forty bytes would take another way",
+    ];
     let homes: Vec<u16> = names.iter().map(|name| home_shard(name, 1000)).collect();
     assert_eq!(homes, [138, 719, 420, 153, 571]);
     assert_eq!(home_shard("anything", 1), 0);
@@ -149,7 +166,10 @@ fn what_is_missing_or_from_the_future_is_refused() {
 
     let without_file = sim.fork();
     Disk::remove(&without_file, &file).unwrap();
-    assert!(matches!(open(&without_file, 2), Err(OpenError::Mismatch { .. })));
+    assert!(matches!(
+        open(&without_file, 2),
+        Err(OpenError::Mismatch { .. })
+    ));
 
     let flipped = sim.fork();
     flipped.corrupt(&file, 40, 1);
@@ -157,7 +177,10 @@ fn what_is_missing_or_from_the_future_is_refused() {
 
     let without_shard = sim.fork();
     without_shard.remove_dir_all(&store.shard_dir(1)).unwrap();
-    assert!(matches!(open(&without_shard, 2), Err(OpenError::Mismatch { .. })));
+    assert!(matches!(
+        open(&without_shard, 2),
+        Err(OpenError::Mismatch { .. })
+    ));
     assert!(disk.len(&file).is_ok());
 }
 
@@ -165,7 +188,10 @@ fn what_is_missing_or_from_the_future_is_refused() {
 fn a_second_server_does_not_get_the_lock() {
     let dir = tempfile::tempdir().unwrap();
     let held = Store::lock(dir.path()).unwrap();
-    assert_eq!(Store::lock(dir.path()).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(
+        Store::lock(dir.path()).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
     drop(held);
     Store::lock(dir.path()).unwrap();
 }

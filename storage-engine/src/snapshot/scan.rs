@@ -112,7 +112,9 @@ pub(crate) fn scan(
                     "an entry's payload cannot be read"
                 } else {
                     visit(name, at)?;
-                    offset = entry_end.next_multiple_of(ENTRY_ALIGN as u64).min(file_bytes);
+                    offset = entry_end
+                        .next_multiple_of(ENTRY_ALIGN as u64)
+                        .min(file_bytes);
                     end = offset;
                     continue;
                 }

@@ -4,7 +4,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use collabblocks_storage_engine::{
-    Applied, Engine, EngineConfig, Job, Nanos, Notice, OpenReport, Outcome, Refusal, Request, RoomId, RoomStatus,
+    Applied, Engine, EngineConfig, Job, Nanos, Notice, OpenReport, Outcome, Refusal, Request,
+    RoomId, RoomStatus,
 };
 use collabblocks_wal::{Disk, Identity, LogConfig, Lsn, OpenError, WriteJob};
 use rand::{RngExt, SeedableRng};
@@ -16,12 +17,18 @@ use std::time::Duration;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, OffsetKind, Options, ReadTxn, StateVector, Text, Transact, Update};
 
-pub const IDENTITY: Identity = Identity { store: [7; 16], shard: 0 };
+pub const IDENTITY: Identity = Identity {
+    store: [7; 16],
+    shard: 0,
+};
 pub const MS: Nanos = 1_000_000;
 
 /// A seed of the environment, or this one; printed, so that a failure can be replayed.
 pub fn seed(default: u64) -> u64 {
-    let seed = std::env::var("COLLABBLOCKS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(default);
+    let seed = std::env::var("COLLABBLOCKS_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(default);
     println!("COLLABBLOCKS_SEED={seed}");
     seed
 }
@@ -58,13 +65,25 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn open(disk: &Arc<dyn Disk>, dir: &Path, config: EngineConfig) -> Result<(Self, OpenReport), OpenError> {
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        config: EngineConfig,
+    ) -> Result<(Self, OpenReport), OpenError> {
         let (engine, report) = Engine::open(disk, dir, IDENTITY, config)?;
         Ok((Self::around(engine, disk), report))
     }
 
     pub fn around(engine: Engine, disk: &Arc<dyn Disk>) -> Self {
-        Self { engine, disk: disk.clone(), now: 0, write: None, jobs: Vec::new(), notices: Vec::new(), next: None }
+        Self {
+            engine,
+            disk: disk.clone(),
+            now: 0,
+            write: None,
+            jobs: Vec::new(),
+            notices: Vec::new(),
+            next: None,
+        }
     }
 
     /// The end of a turn.
@@ -73,7 +92,9 @@ impl Host {
         self.next = self.engine.poll(self.now, &mut requests);
         for request in requests {
             match request {
-                Request::Write(job) => assert!(self.write.replace(job).is_none(), "one write at a time"),
+                Request::Write(job) => {
+                    assert!(self.write.replace(job).is_none(), "one write at a time")
+                }
                 Request::Job(job) => self.jobs.push(job),
             }
         }
@@ -81,7 +102,9 @@ impl Host {
 
     /// Carries out the write under way; `false` if there is none or the log is poisoned by it.
     pub fn finish_write(&mut self) -> bool {
-        let Some(job) = self.write.take() else { return false };
+        let Some(job) = self.write.take() else {
+            return false;
+        };
         let result = job.run(&*self.disk);
         let ok = self.engine.on_written(self.now, job, result).is_ok();
         self.poll();
@@ -124,11 +147,19 @@ impl Host {
         if status == RoomStatus::Loading {
             for _ in 0..1000 {
                 self.run_for(MS);
-                if let Some(at) = self.notices.iter().position(|n| matches!(n, Notice::RoomReady(i) if *i == id)) {
+                if let Some(at) = self
+                    .notices
+                    .iter()
+                    .position(|n| matches!(n, Notice::RoomReady(i) if *i == id))
+                {
                     self.notices.remove(at);
                     return id;
                 }
-                if let Some(Notice::RoomFailed(_, why)) = self.notices.iter().find(|n| matches!(n, Notice::RoomFailed(i, _) if *i == id)) {
+                if let Some(Notice::RoomFailed(_, why)) = self
+                    .notices
+                    .iter()
+                    .find(|n| matches!(n, Notice::RoomFailed(i, _) if *i == id))
+                {
                     panic!("room {name:?} failed: {why}");
                 }
             }
@@ -148,12 +179,15 @@ impl Host {
     pub fn text(&mut self, name: &str) -> String {
         let id = self.attach(name);
         let mut state = Vec::new();
-        self.engine.diff(id, &[0], &mut state).expect("the room is ready");
+        self.engine
+            .diff(id, &[0], &mut state)
+            .expect("the room is ready");
         self.engine.detach(self.now, id);
         let doc = Doc::new();
         let text = doc.get_or_insert_text("t");
         let mut txn = doc.transact_mut();
-        txn.apply_update(Update::decode_v1(&state).expect("the server sends what can be read")).expect("and applied");
+        txn.apply_update(Update::decode_v1(&state).expect("the server sends what can be read"))
+            .expect("and applied");
         text.get_string(&txn)
     }
 }
@@ -169,7 +203,11 @@ impl Client {
     pub fn new(id: u64) -> Self {
         let mut options = Options::with_client_id(yrs::block::ClientID::new(id));
         options.offset_kind = OffsetKind::Utf16;
-        Self { doc: Doc::with_options(options), sent: Vec::new(), acked: Vec::new() }
+        Self {
+            doc: Doc::with_options(options),
+            sent: Vec::new(),
+            acked: Vec::new(),
+        }
     }
 
     /// An edit: an insertion of up to `len_max` characters, or now and then a deletion.
@@ -181,7 +219,9 @@ impl Client {
             let at = rng.random_range(0..len - 5);
             text.remove_range(&mut txn, at, rng.random_range(1..5));
         } else {
-            let word: String = (0..rng.random_range(1..=len_max)).map(|_| char::from(rng.random_range(b'a'..=b'z'))).collect();
+            let word: String = (0..rng.random_range(1..=len_max))
+                .map(|_| char::from(rng.random_range(b'a'..=b'z')))
+                .collect();
             text.insert(&mut txn, rng.random_range(0..=len), &word);
         }
         txn.encode_update_v1()
