@@ -46,8 +46,9 @@ pub(crate) struct Upkeep {
     staged_bytes: usize,
     /// All that is staged is durable in the log at this address.
     staged_needs: Lsn,
-    /// Rooms whose SnapshotInstalled is in the log and durable at this address, in its order.
-    installing: VecDeque<(Lsn, RoomId)>,
+    /// The slots of rooms whose SnapshotInstalled is in the log and durable at this address, in its
+    /// order. A room keeps its slot until its snapshot ended, though it may get another id.
+    installing: VecDeque<(Lsn, u32)>,
     /// Snapshots made durable since start, and their bytes.
     pub(crate) stored: u64,
     pub(crate) stored_bytes: u64,
@@ -232,6 +233,7 @@ impl Engine {
         };
         let Ok(state) = doc.encode_state() else {
             room.snapshot_retry_at = now.saturating_add(nanos(ROOM_RETRY));
+            self.stop_evicting(now, id);
             return;
         };
         let mut state_vector = Vec::new();
@@ -299,7 +301,7 @@ impl Engine {
                 (Some((at, durable_at)), Some(snapshotting)) => {
                     snapshotting.stored = Some((at, durable_at));
                     self.segments.read_begins(at.segment);
-                    self.upkeep.installing.push_back((durable_at, id));
+                    self.upkeep.installing.push_back((durable_at, id.slot));
                 }
                 _ => {
                     room.snapshotting = None;
@@ -323,11 +325,12 @@ impl Engine {
 
     /// Lets go of the log behind snapshots whose announcement is durable.
     fn take_installed(&mut self) {
-        while let Some(&(durable_at, id)) = self.upkeep.installing.front() {
+        while let Some(&(durable_at, slot)) = self.upkeep.installing.front() {
             if durable_at > self.log.durable_lsn() {
                 return;
             }
             self.upkeep.installing.pop_front();
+            let id = self.rooms.id_of(slot);
             let room = self
                 .rooms
                 .get_mut(id)

@@ -12,7 +12,7 @@ use crate::paths::ShardDir;
 use crate::room_doc::Applied;
 use crate::rooms::{DocState, Rooms};
 use crate::space::Space;
-use collabblocks_wal::{Appended, Log, Lsn, RecordKind, RoomKey};
+use collabblocks_wal::{AppendError, Appended, Log, Lsn, RecordKind, RoomKey};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,12 +85,21 @@ impl Engine {
             });
         }
         // What the log will not take must not change the document.
-        if self
+        match self
             .log
             .can_take(update.len() + room.name.len() + CREATED_BYTES)
-            .is_err()
         {
-            return Err(Refusal::Unavailable("the server's disk is behind"));
+            Ok(()) => {}
+            Err(AppendError::TooLarge { bytes, max }) => {
+                return Err(Refusal::TooLarge {
+                    what: "bytes of an update in the log",
+                    size: bytes,
+                    limit: max,
+                });
+            }
+            Err(AppendError::Full(_) | AppendError::Poisoned) => {
+                return Err(Refusal::Unavailable("the server's disk is behind"));
+            }
         }
         let before = doc.memory_estimate();
         let applied = match doc.apply(update, cut_gaps, &self.config.limits) {

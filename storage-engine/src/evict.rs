@@ -101,6 +101,9 @@ impl Engine {
                 // Its holds are gone with it. What the log alone holds of it stays pinned there.
                 if room.pin.is_some() {
                     room.holds = 0;
+                    // The queues know it by the id that goes.
+                    room.snapshot_queued = false;
+                    room.idle_queued = false;
                     room.doc = DocState::Quarantined { rebuilding: false };
                     self.rooms.renew(id);
                 } else {
@@ -139,7 +142,8 @@ impl Engine {
         if self.commit.closing != Closing::No || self.log.poisoned() {
             return;
         }
-        for _ in 0..EVICTIONS_MAX {
+        let mut evicted = false;
+        for _ in 0..EVICTIONS_MAX.min(self.idle.queue.len()) {
             let Some(&id) = self.idle.queue.front() else {
                 return;
             };
@@ -157,12 +161,21 @@ impl Engine {
                 return;
             }
             self.idle.queue.pop_front();
+            if room.holds == 0 && room.pin.is_some() && now < room.snapshot_retry_at {
+                // It could not be snapshotted: others first.
+                next.at(room.snapshot_retry_at);
+                self.idle.queue.push_back(id);
+                continue;
+            }
             room.idle_queued = false;
             if room.holds == 0 {
                 self.evict(id);
+                evicted = true;
             }
         }
-        next.at(now);
+        if evicted {
+            next.at(now);
+        }
     }
 
     /// Drops a room from memory, after a snapshot if it needs one.

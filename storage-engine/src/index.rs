@@ -1,7 +1,7 @@
 //! Where snapshots stand, and how much of each snapshot segment still lives.
 
 use crate::manifest::SnapshotSegment;
-use collabblocks_wal::{Lsn, RoomKey};
+use collabblocks_wal::{BLOCK_BYTES, Lsn, RoomKey};
 use std::collections::BTreeMap;
 
 /// Where a room's snapshot stands and what it covers.
@@ -33,6 +33,8 @@ pub(crate) struct SegmentUse {
 #[derive(Default)]
 pub(crate) struct Segments {
     map: BTreeMap<u32, SegmentUse>,
+    /// Nothing is worth compacting, and nothing has changed since that was found.
+    settled: bool,
 }
 
 impl Segments {
@@ -53,6 +55,7 @@ impl Segments {
 
     /// A snapshot is no room's newest any more.
     pub(crate) fn died(&mut self, at: SnapshotRef) {
+        self.settled = false;
         let segment = self
             .map
             .get_mut(&at.segment)
@@ -65,6 +68,7 @@ impl Segments {
 
     /// Nothing will be appended to it any more.
     pub(crate) fn seal(&mut self, id: u32) {
+        self.settled = false;
         if let Some(segment) = self.map.get_mut(&id) {
             segment.sealed = true;
         }
@@ -88,6 +92,7 @@ impl Segments {
     }
 
     pub(crate) fn read_ended(&mut self, id: u32) {
+        self.settled = false;
         let segment = self
             .map
             .get_mut(&id)
@@ -105,15 +110,30 @@ impl Segments {
     }
 
     /// The sealed segment with the smallest share of live bytes, if that is below `ratio_min`.
-    pub(crate) fn worst(&self, ratio_min: f64) -> Option<(u32, SegmentUse)> {
-        let share = |s: &SegmentUse| s.live_bytes as f64 / s.durable_bytes.max(1) as f64;
-        self.map
+    pub(crate) fn worst(&mut self, ratio_min: f64) -> Option<(u32, SegmentUse)> {
+        if self.settled {
+            return None;
+        }
+        // A copy costs a header and padding of its own: without them, small segments would be copied
+        // for ever.
+        let share = |s: &SegmentUse| {
+            let copied = if s.live_bytes == 0 {
+                0
+            } else {
+                s.live_bytes + 2 * BLOCK_BYTES as u64
+            };
+            copied as f64 / s.durable_bytes.max(1) as f64
+        };
+        let worst = self
+            .map
             .iter()
             .filter(|(_, s)| {
                 s.sealed && s.readers == 0 && (s.live_bytes == 0 || share(s) < ratio_min)
             })
             .min_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)))
-            .map(|(&id, &s)| (id, s))
+            .map(|(&id, &s)| (id, s));
+        self.settled = worst.is_none();
+        worst
     }
 
     /// For the manifest: all segments but `without`.

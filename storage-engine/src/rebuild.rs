@@ -129,3 +129,113 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EngineConfig, Notice, Refusal, Request, RoomStatus};
+    use collabblocks_wal::{Identity, sim_disk::SimDisk};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// Client 1 inserts "a" and "b" into the root text "t".
+    const UPDATES: [&[u8]; 2] = [
+        &[1, 1, 1, 0, 4, 1, 1, b't', 1, b'a', 0],
+        &[1, 1, 1, 1, 0x84, 1, 0, 1, b'b', 0],
+    ];
+
+    fn open(sim: &SimDisk) -> Engine {
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let config = EngineConfig {
+            disk_reserve_bytes: 0,
+            ..EngineConfig::default()
+        };
+        let identity = Identity {
+            store: [1; 16],
+            shard: 0,
+        };
+        Engine::open(&disk, Path::new("/shard"), identity, config)
+            .unwrap()
+            .0
+    }
+
+    fn settle(engine: &mut Engine, sim: &SimDisk, now: u64) -> Vec<Notice> {
+        let (mut requests, mut notices) = (Vec::new(), Vec::new());
+        engine.poll(now, &mut requests);
+        while let Some(request) = requests.pop() {
+            match request {
+                Request::Write(job) => {
+                    let result = job.run(sim);
+                    engine.on_written(now, job, result).unwrap();
+                }
+                Request::Job(job) => engine.on_job_done(now, job.run(sim), &mut notices),
+            }
+            engine.poll(now, &mut requests);
+        }
+        notices
+    }
+
+    #[test]
+    fn a_room_in_quarantine_is_made_again_from_the_log() {
+        let sim = SimDisk::new();
+        let mut engine = open(&sim);
+        let (id, _) = engine.attach(0, "room");
+        for update in UPDATES {
+            engine.apply(0, id, update, false).unwrap();
+        }
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        engine.diff(id, &[0], &mut before).unwrap();
+        engine.quarantine(id, 0);
+        assert!(matches!(
+            engine.apply(0, id, UPDATES[0], false),
+            Err(Refusal::Unavailable(_))
+        ));
+        assert!(engine.diff(id, &[0], &mut after).is_err());
+        assert_eq!(engine.attach(0, "room"), (id, RoomStatus::Loading));
+        // Its records have to be durable before they can be read.
+        assert!(settle(&mut engine, &sim, 0).is_empty());
+        assert_eq!(
+            settle(&mut engine, &sim, 1_000_000_000),
+            [Notice::RoomReady(id)]
+        );
+        engine.diff(id, &[0], &mut after).unwrap();
+        assert_eq!(after, before);
+        let next: &[u8] = &[1, 1, 1, 2, 0x84, 1, 1, 1, b'c', 0];
+        assert_eq!(engine.apply(0, id, next, false).unwrap().room_seq, 3);
+    }
+
+    #[test]
+    fn a_room_that_cannot_be_made_again_fails_alone_and_keeps_its_log() {
+        let sim = SimDisk::new();
+        let mut engine = open(&sim);
+        let (id, _) = engine.attach(0, "room");
+        let (other, _) = engine.attach(0, "other");
+        engine.apply(0, id, UPDATES[0], false).unwrap();
+        engine.apply(0, other, UPDATES[0], false).unwrap();
+        settle(&mut engine, &sim, 1_000_000_000);
+        // What memory says of it is not what the log says.
+        engine.rooms.get_mut(id).unwrap().seq = 5;
+        engine.quarantine(id, 0);
+        let notices = settle(&mut engine, &sim, 2_000_000_000);
+        assert!(
+            matches!(&notices[..], [Notice::RoomFailed(failed, why)] if *failed == id && why.contains("of 5"))
+        );
+        engine.detach(0, id);
+        assert!(
+            engine.apply(0, id, UPDATES[1], false).is_err(),
+            "its id is stale"
+        );
+        assert!(engine.apply(0, other, UPDATES[1], false).is_ok());
+        let (again, status) = engine.attach(0, "room");
+        assert!(
+            again != id && status == RoomStatus::Loading,
+            "the next session tries again"
+        );
+        assert_eq!(settle(&mut engine, &sim, 3_000_000_000).len(), 1);
+        assert_eq!(
+            engine.rooms.pins().count(),
+            2,
+            "what the log alone holds stays in it"
+        );
+    }
+}

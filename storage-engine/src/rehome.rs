@@ -77,14 +77,28 @@ pub(crate) fn rehome(
 
 /// A room with updates that no snapshot covers.
 fn from_memory(engine: &Engine, slot: u32) -> Result<(EntryHeader, Vec<u8>), String> {
-    let room = engine.rooms.get(engine.rooms.id_of(slot)).expect("the slot is in use");
-    let DocState::Ready(doc) = &room.doc else { return Err("its log does not read as it was written".into()) };
+    let room = engine
+        .rooms
+        .get(engine.rooms.id_of(slot))
+        .expect("the slot is in use");
+    let DocState::Ready(doc) = &room.doc else {
+        return Err("its log does not read as it was written".into());
+    };
     let mut state_vector = Vec::new();
     doc.state_vector(&mut state_vector);
     let state = doc.encode_state().map_err(|e| e.to_string())?;
-    let body = Body { state_vector, state };
+    let body = Body {
+        state_vector,
+        state,
+    };
     let name = room.name.clone();
-    write::prepare(&Encoded { name, key: RoomKey(0), seq: room.seq, covers: Lsn(0), body })
+    write::prepare(&Encoded {
+        name,
+        key: RoomKey(0),
+        seq: room.seq,
+        covers: Lsn(0),
+        body,
+    })
 }
 
 /// A room that its snapshot covers.
@@ -111,7 +125,15 @@ impl Target {
         self.rooms += 1;
         self.gathered_bytes += payload.len();
         let key = RoomKey(MOVED_KEYS + self.rooms);
-        self.gathered.push((name.into(), EntryHeader { key, covers: Lsn(0), ..header }, payload));
+        self.gathered.push((
+            name.into(),
+            EntryHeader {
+                key,
+                covers: Lsn(0),
+                ..header
+            },
+            payload,
+        ));
         if self.gathered_bytes >= BATCH_BYTES {
             self.flush(disk, config)?;
         }
@@ -130,7 +152,10 @@ impl Target {
         self.tail = writer.store(disk).map_err(at(&self.dir.root))?;
         self.segments.grown(self.tail.segment, self.tail.offset);
         if self.tail.offset >= config.snapshot_segment_bytes {
-            self.tail = Tail { segment: self.tail.segment + 1, offset: 0 };
+            self.tail = Tail {
+                segment: self.tail.segment + 1,
+                offset: 0,
+            };
         }
         Ok(())
     }

@@ -45,7 +45,8 @@ pub(crate) struct StoreFile {
 
 impl StoreFile {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let payload = rkyv::to_bytes::<rkyv::rancor::Error>(self).expect("plain data can be archived");
+        let payload =
+            rkyv::to_bytes::<rkyv::rancor::Error>(self).expect("plain data can be archived");
         frame::seal(MAGIC, VERSION, &payload)
     }
 
@@ -69,12 +70,15 @@ impl StoreFile {
         };
         match Self::decode(&bytes) {
             Ok(file) => Ok(Some(file)),
-            Err(FrameError::Newer(version)) => {
-                Err(OpenError::Newer { path, what: format!("store file version {version}") })
-            }
+            Err(FrameError::Newer(version)) => Err(OpenError::Newer {
+                path,
+                what: format!("store file version {version}"),
+            }),
             Err(FrameError::Damaged(why)) => Err(OpenError::Mismatch {
                 path,
-                what: format!("the file that describes the store cannot be read ({why}); restore it from a backup"),
+                what: format!(
+                    "the file that describes the store cannot be read ({why}); restore it from a backup"
+                ),
             }),
         }
     }
@@ -120,10 +124,20 @@ impl Store {
             Some(file) => file,
             None => begin(&**disk, root, shards, config, entropy)?,
         };
-        let mut store = Store { root: root.into(), file, salt_seed, rehomed_from: None };
+        let mut store = Store {
+            root: root.into(),
+            file,
+            salt_seed,
+            rehomed_from: None,
+        };
         remove_generations(&**disk, root, file.generation)?;
         if file.generation == 0 {
-            let first = StoreFile { generation: 1, shards, segment_bytes: config.log.segment_bytes, ..file };
+            let first = StoreFile {
+                generation: 1,
+                shards,
+                segment_bytes: config.log.segment_bytes,
+                ..file
+            };
             store.file = first;
             for shard in 0..shards {
                 store.open_shard(disk, shard, config)?;
@@ -135,7 +149,8 @@ impl Store {
         for shard in 0..file.shards {
             let dir = store.shard_dir(shard);
             if manifest::load(&**disk, &dir)?.is_none() {
-                let what = "the shard's manifest is missing; restore the directory from a backup".into();
+                let what =
+                    "the shard's manifest is missing; restore the directory from a backup".into();
                 return Err(OpenError::Mismatch { path: dir, what });
             }
         }
@@ -160,7 +175,10 @@ impl Store {
     /// file is open. `WouldBlock` if another process has it.
     pub fn lock(root: &Path) -> io::Result<std::fs::File> {
         std::fs::create_dir_all(root)?;
-        let file = std::fs::File::options().create(true).append(true).open(root.join("lock"))?;
+        let file = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(root.join("lock"))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -190,14 +208,18 @@ impl Store {
 
     /// The identity of a shard, for [`Engine::open`].
     pub fn identity(&self, shard: u16) -> Identity {
-        Identity { store: self.file.id, shard }
+        Identity {
+            store: self.file.id,
+            shard,
+        }
     }
 
     /// The configuration of a shard: what is fixed on disk comes from the store.
     pub fn shard_config(&self, shard: u16, config: &EngineConfig) -> EngineConfig {
         let mut config = config.clone();
         config.log.segment_bytes = self.file.segment_bytes;
-        config.log.salt_seed = self.salt_seed ^ (u64::from(shard) << 48 | u64::from(self.file.generation));
+        config.log.salt_seed =
+            self.salt_seed ^ (u64::from(shard) << 48 | u64::from(self.file.generation));
         config
     }
 
@@ -208,13 +230,23 @@ impl Store {
         shard: u16,
         config: &EngineConfig,
     ) -> Result<(Engine, crate::OpenReport), OpenError> {
-        Engine::open(disk, &self.shard_dir(shard), self.identity(shard), self.shard_config(shard, config))
+        Engine::open(
+            disk,
+            &self.shard_dir(shard),
+            self.identity(shard),
+            self.shard_config(shard, config),
+        )
     }
 
     /// The data directory as it is, changing nothing; `None` where there is none.
     pub(crate) fn existing(disk: &dyn Disk, root: &Path) -> Result<Option<Store>, OpenError> {
         let file = StoreFile::load(disk, root)?;
-        Ok(file.map(|file| Store { root: root.into(), file, salt_seed: 0, rehomed_from: None }))
+        Ok(file.map(|file| Store {
+            root: root.into(),
+            file,
+            salt_seed: 0,
+            rehomed_from: None,
+        }))
     }
 
     /// Bytes of a log segment.
@@ -236,14 +268,22 @@ fn begin(
     config: &EngineConfig,
     entropy: [u8; 32],
 ) -> Result<StoreFile, OpenError> {
-    if list(disk, root)?.iter().any(|name| generation_of(name).is_some()) {
+    if list(disk, root)?
+        .iter()
+        .any(|name| generation_of(name).is_some())
+    {
         return Err(OpenError::Mismatch {
             path: root.join(FILE),
             what: "shards stand here, but the file that describes the store is missing; restore it from a backup".into(),
         });
     }
     let id = *entropy.first_chunk().expect("32 bytes begin with 16");
-    let file = StoreFile { id, generation: 0, shards, segment_bytes: config.log.segment_bytes };
+    let file = StoreFile {
+        id,
+        generation: 0,
+        shards,
+        segment_bytes: config.log.segment_bytes,
+    };
     file.store(disk, root).map_err(at(root))?;
     Ok(file)
 }

@@ -6,3 +6,6 @@ pub(crate) mod format;
 pub(crate) mod read;
 pub(crate) mod scan;
 pub(crate) mod write;
+
+#[cfg(test)]
+mod tests;

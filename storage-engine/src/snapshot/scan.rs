@@ -15,7 +15,7 @@ const WINDOW_BYTES: usize = 128 << 10;
 /// How far a segment could be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Scanned {
-    /// The end of its last good entry.
+    /// The end of its last good entry, or of the padding after it.
     pub(crate) end: u64,
     /// Bytes of the file.
     pub(crate) file_bytes: u64,
@@ -88,6 +88,7 @@ pub(crate) fn scan(
             // A batch is padded to whole blocks: zeros at the start of one are no padding of its.
             Ok(Found::Padding) if !offset.is_multiple_of(BLOCK_BYTES as u64) => {
                 offset = offset.next_multiple_of(BLOCK_BYTES as u64);
+                end = offset;
                 continue;
             }
             Ok(Found::Padding) => "zeros stand where an entry should",
@@ -111,8 +112,10 @@ pub(crate) fn scan(
                     "an entry's payload cannot be read"
                 } else {
                     visit(name, at)?;
-                    end = entry_end;
-                    offset = entry_end.next_multiple_of(ENTRY_ALIGN as u64);
+                    offset = entry_end
+                        .next_multiple_of(ENTRY_ALIGN as u64)
+                        .min(file_bytes);
+                    end = offset;
                     continue;
                 }
             }

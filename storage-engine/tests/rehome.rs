@@ -1,0 +1,197 @@
+//! Another number of shards: every room moves, whatever crashes on the way.
+
+mod common;
+
+use collabblocks_storage_engine::{EngineConfig, Store, home_shard};
+use collabblocks_wal::sim_disk::{SimDisk, SimFault};
+use collabblocks_wal::{Disk, OpenError};
+use common::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+const ROOT: &str = "/data";
+
+fn config() -> EngineConfig {
+    let mut config = small_config();
+    config.log.segment_bytes = 16 << 10;
+    config.log.batch_bytes = 4 << 10;
+    config.snapshot_segment_bytes = 8 << 10;
+    config
+}
+
+fn open(sim: &SimDisk, shards: u16) -> Result<Store, OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    Store::open(&disk, Path::new(ROOT), shards, &config(), [3; 32])
+}
+
+/// Opens all shards.
+fn hosts(sim: &SimDisk, store: &Store) -> Vec<Host> {
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    let open = |shard| Host::around(store.open_shard(&disk, shard, &config()).unwrap().0, &disk);
+    (0..store.shards()).map(open).collect()
+}
+
+/// Edits each room in its home shard, until all is durable; some rooms end up in snapshots, others
+/// in the log alone.
+fn edit(sim: &SimDisk, store: &Store, clients: &mut Clients, seed: u64) {
+    let mut rng = rng(seed);
+    let mut hosts = hosts(sim, store);
+    for round in 0..4 {
+        for (number, (name, client)) in clients.iter_mut().enumerate() {
+            if round == 3 && number % 2 == 0 {
+                continue;
+            }
+            let host = &mut hosts[usize::from(home_shard(name, store.shards()))];
+            let id = host.attach(name);
+            let update = client.edit(&mut rng, 200);
+            let outcome = host.engine.apply(host.now, id, &update, false);
+            assert!(outcome.is_ok(), "{outcome:?}");
+            client.note(update, &outcome);
+            host.engine.detach(host.now, id);
+        }
+        for host in &mut hosts {
+            host.run_for(if round == 2 { 1000 * MS } else { 5 * MS });
+        }
+    }
+    for host in hosts {
+        host.close();
+    }
+    clients
+        .values_mut()
+        .for_each(|c| c.hear(collabblocks_wal::Lsn(u64::MAX)));
+}
+
+fn check(sim: &SimDisk, store: &Store, texts: &BTreeMap<String, String>) {
+    let mut hosts = hosts(sim, store);
+    let known: u64 = hosts.iter().map(|h| h.engine.stats().rooms_known).sum();
+    assert_eq!(known, texts.len() as u64, "each room has one home");
+    for (name, text) in texts {
+        let home = usize::from(home_shard(name, store.shards()));
+        assert_eq!(&hosts[home].text(name), text, "{name}");
+    }
+}
+
+#[test]
+fn rooms_move_to_another_number_of_shards_and_back() {
+    let sim = SimDisk::new();
+    let mut clients: Clients = (0..20)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
+    for (round, shards) in [1, 2, 3, 1, 1].into_iter().enumerate() {
+        let store = open(&sim, shards).unwrap();
+        assert_eq!(store.rehomed_from().is_some(), [1, 2, 3].contains(&round));
+        let texts = clients
+            .iter()
+            .filter(|_| round > 0)
+            .map(|(n, c)| (n.clone(), c.text()))
+            .collect();
+        check(&sim, &store, &texts);
+        edit(&sim, &store, &mut clients, round as u64);
+    }
+}
+
+#[test]
+fn a_crash_at_any_operation_of_a_move_loses_nothing() {
+    let sim = SimDisk::new();
+    let mut clients: Clients = (0..6)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
+    let store = open(&sim, 2).unwrap();
+    edit(&sim, &store, &mut clients, 7);
+    let texts: BTreeMap<_, _> = clients.iter().map(|(n, c)| (n.clone(), c.text())).collect();
+    let mut moved = 0;
+    for op in 0.. {
+        let sim = sim.fork();
+        let first = sim.ops_count();
+        sim.fail(first + op, SimFault::PowerOff);
+        let whole = open(&sim, 3).is_ok();
+        for seed in 0..3 {
+            let sim = sim.fork();
+            sim.crash(seed + op);
+            // Alternately with the number it was to move to, and with the one it came from.
+            let store = open(&sim, if op % 2 == 0 { 3 } else { 2 })
+                .unwrap_or_else(|e| panic!("op {op}: {e}"));
+            moved += u64::from(store.rehomed_from().is_some());
+            check(&sim, &store, &texts);
+        }
+        if whole {
+            assert!(op > 20, "a move takes more operations than {op}");
+            assert!(moved > 20, "crashes before the end leave the old shards");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_crash_while_a_store_is_made_leaves_one_that_opens() {
+    for op in 0.. {
+        let sim = SimDisk::new();
+        sim.fail(op, SimFault::PowerOff);
+        let whole = open(&sim, 2).is_ok();
+        for seed in 0..4 {
+            let sim = sim.fork();
+            sim.crash(seed + op);
+            let store = open(&sim, 2).unwrap_or_else(|e| panic!("op {op}: {e}"));
+            check(&sim, &store, &BTreeMap::new());
+        }
+        if whole {
+            assert!(op > 10);
+            return;
+        }
+    }
+}
+
+#[test]
+fn homes_never_change() {
+    // Part of the format: other values would look for rooms where they are not.
+    let names = [
+        "",
+        "a",
+        "room 1",
+        "docs/ä/7",
+        "a name of more than two hundred and forty bytes would take another way",
+    ];
+    let homes: Vec<u16> = names.iter().map(|name| home_shard(name, 1000)).collect();
+    assert_eq!(homes, [138, 719, 420, 153, 571]);
+    assert_eq!(home_shard("anything", 1), 0);
+}
+
+#[test]
+fn what_is_missing_or_from_the_future_is_refused() {
+    let sim = SimDisk::new();
+    let store = open(&sim, 2).unwrap();
+    let disk: &dyn Disk = &sim;
+    let file = Path::new(ROOT).join("store");
+
+    let without_file = sim.fork();
+    Disk::remove(&without_file, &file).unwrap();
+    assert!(matches!(
+        open(&without_file, 2),
+        Err(OpenError::Mismatch { .. })
+    ));
+
+    let flipped = sim.fork();
+    flipped.corrupt(&file, 40, 1);
+    assert!(matches!(open(&flipped, 2), Err(OpenError::Mismatch { .. })));
+
+    let without_shard = sim.fork();
+    without_shard.remove_dir_all(&store.shard_dir(1)).unwrap();
+    assert!(matches!(
+        open(&without_shard, 2),
+        Err(OpenError::Mismatch { .. })
+    ));
+    assert!(disk.len(&file).is_ok());
+}
+
+#[test]
+fn a_second_server_does_not_get_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Store::lock(dir.path()).unwrap();
+    assert_eq!(
+        Store::lock(dir.path()).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+    drop(held);
+    Store::lock(dir.path()).unwrap();
+}
