@@ -39,8 +39,9 @@ keys::config! {
         listen: Vec<SocketAddr> = default_listen(), Bound::Any;
         /// The data directory. It is made if it is not there, and locked against a second server.
         data: PathBuf = PathBuf::from("./collabblocks-data"), Bound::Any;
-        /// Cores to run on, one shard each: `auto` (all that the process may use), a count, or a
-        /// list of core numbers such as `[0, 2]` (as text: `0,2` or `4-7`).
+        /// Cores to run on, one shard each: `auto` (all that the process may use, but one for the
+        /// rest of the machine if there are more than three), a count, or a list of core numbers
+        /// such as `[0, 2]` (as text: `0,2` or `4-7`).
         cores: Cores = Cores::Auto, Bound::Any;
         /// What drives the shards: `ring` (io_uring, one ring a core) or `glommio`.
         runtime: Runtime = Runtime::Ring, Bound::Any;

@@ -24,10 +24,12 @@ mod rooms;
 mod snapshot;
 mod space;
 mod store;
+mod survey;
 
 pub use config::*;
 pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use job::{Job, JobDone};
 pub use store::{Store, home_shard};
+pub use survey::{ShardSurvey, Survey, survey};
 pub use room_doc::{Applied, RoomDoc, split_update};

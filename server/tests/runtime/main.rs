@@ -246,7 +246,14 @@ fn running_out_of_descriptors_is_waited_out(runtime: RuntimeKind) {
     // An accept that is under way goes by the limit of when it was started: lowered before.
     let was = getrlimit(Resource::Nofile);
     let highest = descriptors() as u64 + 200;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(highest), maximum: was.maximum }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(highest),
+            maximum: was.maximum,
+        },
+    )
+    .unwrap();
     let mut set = Set::of(runtime);
     set.shards = 1;
     let mut stage = set.start();
@@ -261,16 +268,27 @@ fn running_out_of_descriptors_is_waited_out(runtime: RuntimeKind) {
     let mut late = TcpStream::connect(stage.address).unwrap();
     std::thread::sleep(Duration::from_millis(350));
     echo(&mut stream, b"served all the same");
-    assert!(stage.server.as_ref().unwrap().control().ask(ShardId(0), ControlRequest::Stats { id: 5 }));
+    assert!(
+        stage
+            .server
+            .as_ref()
+            .unwrap()
+            .control()
+            .ask(ShardId(0), ControlRequest::Stats { id: 5 })
+    );
     let errors = match stage.replies.blocking_recv() {
         Some((ShardId(0), ControlReply::Stats { id: 5, stats })) => stats.runtime.accept_errors,
         other => panic!("{other:?}"),
     };
     drop(fillers);
     setrlimit(Resource::Nofile, was).unwrap();
-    assert!((1..=8).contains(&errors), "{errors} failed accepts in 350 ms of back-off");
+    assert!(
+        (1..=8).contains(&errors),
+        "{errors} failed accepts in 350 ms of back-off"
+    );
     late.write_all(b"echo\n").unwrap();
-    late.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    late.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     echo(&mut late, b"after");
     stage.end();
 }
@@ -290,11 +308,16 @@ fn nothing_is_lost_while_reading_is_off(runtime: RuntimeKind) {
     });
     expect(&mut stream, &bytes);
     thread.join().unwrap();
-    assert!(start.elapsed() >= Duration::from_nanos(toy::CHOKE_NS), "reading was never off");
+    assert!(
+        start.elapsed() >= Duration::from_nanos(toy::CHOKE_NS),
+        "reading was never off"
+    );
     // Bytes and the end of the stream that come while reading is off are told when it is on again.
     let told = get(&stage.counts.received_bytes);
     stream.write_all(&[1; 10]).unwrap();
-    until("reading is off", || get(&stage.counts.received_bytes) == told + 10);
+    until("reading is off", || {
+        get(&stage.counts.received_bytes) == told + 10
+    });
     stream.write_all(&[1; 5000]).unwrap();
     drop(stream);
     until("the end is told", || get(&stage.counts.closed) == 1);
