@@ -178,5 +178,8 @@ mod tests {
         let received = reader.join().unwrap();
         assert!(received.ends_with(b"end"));
         assert!(received.starts_with(&sent));
+        // The queue is as good as new afterwards.
+        assert_eq!(connection.queued_bytes(), 0);
+        assert_eq!(connection.write_through(b"more"), Flushed::All);
     }
 }

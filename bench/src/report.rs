@@ -81,6 +81,8 @@ pub struct Report {
     pub repeated_edits: u64,
     /// Edits passed over by a later one of the same writer.
     pub skipped_edits: u64,
+    /// Edits of clients that are not of this run.
+    pub foreign_edits: u64,
     /// From the scheduled time to arrival at others.
     pub delivery: Latency,
     /// From the scheduled time to the echo.
@@ -116,6 +118,7 @@ impl Report {
             undelivered_share: ratio(outcome.undelivered as f64, owed as f64).unwrap_or(0.0),
             repeated_edits: outcome.at_end.repeated,
             skipped_edits: outcome.at_end.skipped,
+            foreign_edits: outcome.at_end.foreign,
             delivery: Latency::of(&outcome.delivery_ns),
             ack: Latency::of(&outcome.ack_ns),
             generator_lag: Latency::of(&outcome.send_lag_ns),
@@ -145,6 +148,7 @@ impl Report {
         let oddities = &self.oddities;
         for (count, what) in [
             (self.skipped_edits, "edits were passed over"),
+            (self.foreign_edits, "edits of strangers"),
             (oddities.closed, "connections were closed"),
             (oddities.unreadable, "messages could not be read"),
             (oddities.text_frames, "text frames"),

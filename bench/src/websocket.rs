@@ -148,6 +148,13 @@ mod tests {
                     panic!("no frame")
                 };
                 assert_eq!(frame.length, whole);
+                let length_field = match length {
+                    0..126 => 0,
+                    126..=65_535 => 2,
+                    _ => 8,
+                };
+                let mask_key = if client { 4 } else { 0 };
+                assert_eq!(frame.payload_start, 2 + length_field + mask_key);
                 assert_eq!(&bytes[frame.payload_start..whole], payload);
                 assert_eq!(frame.mask, client.then_some([0; 4]));
                 for cut in (0..whole).filter(|cut| *cut < 20 || cut + 3 > whole) {

@@ -73,8 +73,9 @@ keys::config! {
         segment_bytes: u64 = 64 << 20, Bound::Blocks(1 << 20, 1 << 30);
         /// Segments kept by a shard before the rooms that pin the oldest are snapshotted.
         segments_max: u64 = 16, Bound::Range(2, 65_536);
-        /// How a batch is made durable: `fdatasync` after the write, or `dsync` (one write with
-        /// RWF_DSYNC, faster where the disk has a durable cache).
+        /// How a batch is made durable: `fdatasync` after the write, `dsync` (one write with
+        /// RWF_DSYNC, faster where the disk has a durable cache), or `thread` (as `dsync`, on a
+        /// thread of its own: for machines with more work than cores).
         sync: WalSync = WalSync::Fdatasync, Bound::Any;
         /// Microseconds that a commit may wait for company. Acknowledgements wait for it, delivery
         /// to peers does not.

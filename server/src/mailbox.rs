@@ -5,6 +5,7 @@
 
 use crate::shard::{ControlRequest, Mail, ShardId};
 use collabblocks_storage_engine::JobDone;
+use collabblocks_wal::WriteJob;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -110,6 +111,15 @@ impl Wake {
     }
 }
 
+/// How a batch of the log ended that a thread wrote.
+#[derive(Debug)]
+pub struct LogEnd {
+    /// The batch.
+    pub job: WriteJob,
+    /// Bytes written and synced, or the error.
+    pub result: io::Result<usize>,
+}
+
 /// What came from elsewhere.
 #[derive(Debug)]
 pub enum Incoming {
@@ -117,6 +127,8 @@ pub enum Incoming {
     Parcel(ShardId, Parcel),
     /// From a file worker.
     Job(JobDone),
+    /// From the log's thread.
+    Log(LogEnd),
     /// From the control plane.
     Control(ControlRequest),
 }
@@ -126,6 +138,7 @@ pub enum Incoming {
 pub struct Inbox {
     mail: Vec<(ShardId, rtrb::Consumer<Parcel>)>,
     jobs: mpsc::Receiver<JobDone>,
+    log: mpsc::Receiver<LogEnd>,
     control: mpsc::Receiver<ControlRequest>,
 }
 
@@ -153,6 +166,7 @@ impl Inbox {
                 .take(MAILBOX_PARCELS_MAX)
                 .map(Incoming::Control),
         );
+        into.extend(self.log.try_iter().map(Incoming::Log));
         into.len() > before
     }
 }
@@ -197,6 +211,8 @@ pub struct Post {
     pub wake: Arc<Wake>,
     /// For file workers.
     pub jobs: mpsc::Sender<JobDone>,
+    /// For the log's thread.
+    pub log: mpsc::Sender<LogEnd>,
     /// For the control plane; bounded by [`MAILBOX_PARCELS_MAX`].
     pub control: mpsc::SyncSender<ControlRequest>,
 }
@@ -211,11 +227,13 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
         .iter()
         .map(|wake| {
             let (jobs, jobs_in) = mpsc::channel();
+            let (log, log_in) = mpsc::channel();
             let (control, control_in) = mpsc::sync_channel(MAILBOX_PARCELS_MAX);
             Post {
                 inbox: Inbox {
                     mail: Vec::new(),
                     jobs: jobs_in,
+                    log: log_in,
                     control: control_in,
                 },
                 outbox: Outbox {
@@ -224,6 +242,7 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
                 },
                 wake: wake.clone(),
                 jobs,
+                log,
                 control,
             }
         })

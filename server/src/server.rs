@@ -136,6 +136,7 @@ impl Builder {
                 outbox,
                 wake,
                 jobs,
+                log,
                 control,
             } = post;
             let ports = Ports {
@@ -149,6 +150,7 @@ impl Builder {
                     .expect("present until drop")
                     .sender(jobs, wake.clone()),
                 wake: wake.clone(),
+                log_ends: log,
                 replies: self.replies.clone(),
                 passed: self.passed.clone(),
                 heartbeat: heartbeat.clone(),

@@ -3,6 +3,7 @@
 use crate::guard::gate::{STRUCTS_AT_ONCE, Verdict, judge};
 use crate::guard::ledger::Ledger;
 use crate::guard::plan::{Plan, encode_deletes, write_var};
+use crate::guard::subdoc::{hide, reveal};
 use crate::guard::{self, Limits, Refusal};
 use std::cmp::Reverse;
 use std::mem::ManuallyDrop;
@@ -30,7 +31,6 @@ pub struct RoomDoc {
     doc: Doc,
     ledger: Ledger,
     poisoned: bool,
-    subdocs: usize,
     /// Bytes of the state it was loaded from.
     loaded_bytes: usize,
     /// Bytes applied since.
@@ -48,7 +48,6 @@ impl RoomDoc {
             doc: empty_doc(),
             ledger: Ledger::default(),
             poisoned: false,
-            subdocs: 0,
             loaded_bytes: 0,
             applied_bytes: 0,
             state_bytes_bound: 0,
@@ -101,16 +100,16 @@ impl RoomDoc {
                         Applied::Known
                     });
                 }
-                if self.subdocs + notes.subdocs > limits.subdocs_max {
+                let subdocs = self.ledger.subdocs().len() + notes.subdocs.len();
+                if subdocs > limits.subdocs_max {
                     return Err(Refusal::TooLarge {
                         what: "sub-documents",
-                        size: self.subdocs + notes.subdocs,
+                        size: subdocs,
                         limit: limits.subdocs_max,
                     });
                 }
                 self.make_room(update.len(), limits)?;
-                self.integrate_plan(&plan)?;
-                self.subdocs += notes.subdocs;
+                self.integrate_plan(&plan, !notes.subdocs.is_empty())?;
                 notes.write(&mut self.ledger);
                 self.applied(update.len());
                 Ok(if plan.gap {
@@ -180,10 +179,13 @@ impl RoomDoc {
                 "the document failed and is to be loaded again",
             ));
         }
-        catch_unwind(AssertUnwindSafe(|| {
-            self.doc.transact().encode_diff_v1(vector)
-        }))
-        .map_err(|_| Refusal::Rejected("the document library panicked while encoding"))
+        let encode = || self.doc.transact().encode_diff_v1(vector);
+        let update = catch_unwind(AssertUnwindSafe(encode))
+            .map_err(|_| Refusal::Rejected("the document library panicked while encoding"))?;
+        if self.ledger.subdocs().is_empty() {
+            return Ok(update);
+        }
+        reveal(&update, |id| self.ledger.subdocs().contains(&id))
     }
 
     /// Refuses what would make the state too large. The bound only grows, so at the limit the state
@@ -214,8 +216,14 @@ impl RoomDoc {
     }
 
     /// Applies a plan in parts. Should one fail after another went in, the document is poisoned.
-    fn integrate_plan(&mut self, plan: &Plan<'_>) -> Result<(), Refusal> {
+    fn integrate_plan(&mut self, plan: &Plan<'_>, subdocs: bool) -> Result<(), Refusal> {
         let mut updates = plan.encode_structs(STRUCTS_AT_ONCE, usize::MAX);
+        if subdocs {
+            updates = updates
+                .iter()
+                .map(|update| hide(update))
+                .collect::<Result<_, _>>()?;
+        }
         if plan.deletes.len() > STRUCTS_AT_ONCE {
             // Each deletion splits a text by copying it: with many, every so-many-th goes first,
             // which leaves short texts for the others.

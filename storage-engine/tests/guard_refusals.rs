@@ -777,3 +777,43 @@ fn awareness_is_checked() {
     );
     assert_eq!(guard::awareness(&[0], &limits), Ok(vec![]));
 }
+
+#[test]
+fn subdocuments_come_back_as_they_came_and_count_while_they_live() {
+    let limits = Limits {
+        subdocs_max: 2,
+        ..Limits::default()
+    };
+    let mut room = RoomDoc::new();
+    // Written by Yjs: key "s" of root map `m` is a sub-document with options yrs does not know.
+    let written = bytes("010104002901016d017301677602086175746f4c6f616478046d657461760101617d0100");
+    assert_eq!(room.apply(&written, false, &limits), Ok(Applied::New));
+    // Bytes that a client wrote stay bytes.
+    let blob = bytes("01 01 05 00 03 01 01 61 02 01 67 00");
+    assert_eq!(room.apply(&blob, false, &limits), Ok(Applied::New));
+    let mut diff = Vec::new();
+    room.diff(&bytes("01 05 01"), &limits, &mut diff).unwrap();
+    assert_eq!(diff, written);
+    diff.clear();
+    room.diff(&bytes("01 04 01"), &limits, &mut diff).unwrap();
+    assert_eq!(diff, blob);
+    let mut reloaded = RoomDoc::from_state(&room.encode_state().unwrap()).unwrap();
+    assert_eq!(reloaded.encode_state(), room.encode_state());
+    // Another beside it, and a third, which is one too many until one was deleted.
+    let another = |clock: u8| bytes(&format!("01 01 06 {clock:02x} 09 01 01 61 01 67 76 00 00"));
+    for room in [&mut room, &mut reloaded] {
+        assert_eq!(room.apply(&another(0), false, &limits), Ok(Applied::New));
+        let answer = room.apply(&another(1), false, &limits);
+        assert!(
+            answer
+                .as_ref()
+                .is_err_and(|refusal| reason(refusal) == "sub-documents"),
+            "{answer:?}"
+        );
+        assert_eq!(
+            room.apply(&bytes("00 01 04 01 00 01"), false, &limits),
+            Ok(Applied::New)
+        );
+        assert_eq!(room.apply(&another(1), false, &limits), Ok(Applied::New));
+    }
+}

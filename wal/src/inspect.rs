@@ -102,8 +102,10 @@ pub fn inspect_segment(
     let mut offset = SEGMENT_HEADER_BYTES as usize;
     while offset + BLOCK_BYTES <= bytes.len() {
         let lsn = Lsn(start + offset as u64);
-        let step = match BatchHeader::decode(&bytes[offset..]) {
-            Ok((header, checksum)) if salt.is_none_or(|salt| salt == header.salt) => {
+        let found =
+            BatchHeader::may_begin(&bytes[offset..]).then(|| BatchHeader::decode(&bytes[offset..]));
+        let step = match found {
+            Some(Ok((header, checksum))) if salt.is_none_or(|salt| salt == header.salt) => {
                 let batch = list_batch(&header, checksum, lsn, &bytes[offset..], on_record);
                 let step = if batch.fault.is_none() {
                     batch.bytes as usize

@@ -393,11 +393,7 @@ impl Reader<'_> {
         };
         let first = Lsn(self.start(next).0 + SEGMENT_HEADER_BYTES);
         Ok(match own_header(batch, Some(salt), next, first) {
-            Some(Ok(batch)) => {
-                batch.lsn == first
-                    && batch.previous == previous
-                    && batch.durable_lsn == progress.durable
-            }
+            Some(Ok(batch)) => batch.lsn == first && batch.previous == previous,
             // Refused once it is read.
             Some(Err(_)) => true,
             None => false,

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod files;
+mod inspection;
 mod limits;
 mod model;
 mod rig;

@@ -133,10 +133,9 @@ impl<'a> MakeWriter<'a> for Writer {
     }
 
     fn make_writer_for(&'a self, metadata: &tracing::Metadata<'_>) -> Line<'a> {
-        Line {
-            wait: *metadata.level() == tracing::Level::ERROR,
-            ..self.make_writer()
-        }
+        let mut line = self.make_writer();
+        line.wait = *metadata.level() == tracing::Level::ERROR;
+        line
     }
 }
 

@@ -99,11 +99,13 @@ choice! {
 
 choice! {
     /// How a batch of the write-ahead log is made durable.
-    WalSync, "`fdatasync` or `dsync`" {
+    WalSync, "`fdatasync`, `dsync` or `thread`" {
         /// A write, then fdatasync.
         Fdatasync = "fdatasync",
         /// One write with RWF_DSYNC.
         Dsync = "dsync",
+        /// As `dsync`, on a thread of its own.
+        Thread = "thread",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runtimes: whoever owns a shard, feeds it events and carries out its effects.
 
 pub mod files;
+mod log;
 pub mod placement;
 pub mod ring;
 pub mod watchdog;
@@ -34,6 +35,10 @@ pub enum LogSync {
     /// One write with RWF_DSYNC.
     #[default]
     Dsync,
+    /// One write with RWF_DSYNC on a thread of its own. Costs two thread switches a batch, but does
+    /// not depend on the kernel's own per-core workers, which direct writes that sync complete on and
+    /// which can wait for seconds for an overcommitted core.
+    Thread,
 }
 
 /// A socket whose request is not for a room, on its way to the control plane.
@@ -60,6 +65,8 @@ pub struct Ports {
     pub wake: Arc<Wake>,
     /// To the file workers.
     pub jobs: files::JobSender,
+    /// Where the log's thread, if there is one, tells how batches ended.
+    pub log_ends: std::sync::mpsc::Sender<crate::mailbox::LogEnd>,
     /// Answers to the control plane; bounded by its own requests.
     pub replies: UnboundedSender<(ShardId, ControlReply)>,
     /// Sockets for the control plane; when it is full the peer is answered 503.

@@ -155,6 +155,7 @@ impl Shard {
                 stats.sessions = rooms()
                     .map(|r| (r.sessions.len() + r.loading.len()) as u64)
                     .sum();
+                stats.presence_clients = rooms().map(|r| r.presence.present() as u64).sum();
                 stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
                 effects

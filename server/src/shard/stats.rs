@@ -40,6 +40,8 @@ pub struct Stats {
     pub sessions: u64,
     /// Rooms with sessions now.
     pub rooms: u64,
+    /// Clients present in rooms now.
+    pub presence_clients: u64,
     /// Sessions that are behind now.
     pub sessions_behind: u64,
     /// Updates taken since start.
@@ -76,6 +78,7 @@ impl Default for Stats {
             handoffs_total: 0,
             sessions: 0,
             rooms: 0,
+            presence_clients: 0,
             sessions_behind: 0,
             updates: 0,
             update_bytes: 0,

@@ -36,7 +36,7 @@ pub(crate) struct Notes {
     /// Shared types, with the depth inside.
     types: Vec<(Id, Depth)>,
     /// Sub-documents.
-    pub(crate) subdocs: usize,
+    pub(crate) subdocs: Vec<Id>,
 }
 
 impl Notes {
@@ -47,15 +47,25 @@ impl Notes {
         }
     }
 
+    /// To be called after what the update deletes was noted.
     pub(crate) fn write(&self, ledger: &mut Ledger) {
+        let living =
+            |ledger: &Ledger, id: Id| !ledger.is_deleted(id.client, id.clock, id.clock + 1);
         for &(client, clock) in &self.clocks {
             ledger.advance(client, clock);
         }
         for &(id, depth_inside) in &self.types {
-            ledger.note_type(id, depth_inside);
+            if living(ledger, id) {
+                ledger.note_type(id, depth_inside);
+            }
         }
         for &(client, start, end, depth) in &self.deep {
             ledger.note_depth(client, start, end, depth);
+        }
+        for &id in &self.subdocs {
+            if living(ledger, id) {
+                ledger.note_subdoc(id);
+            }
         }
     }
 }
@@ -107,6 +117,8 @@ impl<'a> Visit<'a> for Look<'_> {
     #[inline]
     fn on_struct(&mut self, read: &Struct<'a>) -> Result<(), Refusal> {
         self.structs += 1;
+        // No sub-document goes to yrs as it is, be it known.
+        self.tangled |= read.kind == Kind::Item(Content::Doc);
         if read.clock_end() <= self.have && read.kind != Kind::Skip {
             return Ok(());
         }
@@ -250,7 +262,7 @@ fn census(plan: &Plan<'_>, ledger: &Ledger, limits: &Limits) -> Result<Notes, Re
                 fresh.note_type(read.id, depth + 1);
                 notes.types.push((read.id, depth + 1));
             }
-            Kind::Item(Content::Doc) => notes.subdocs += 1,
+            Kind::Item(Content::Doc) => notes.subdocs.push(read.id),
             _ => {}
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! stand. Kept beside the document, as yrs tells none of it cheaply.
 
 use super::walk::Id;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Sorted, disjoint, non-adjacent ranges of clocks: start to end.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ struct Client {
 #[derive(Default, Debug)]
 pub(crate) struct Ledger {
     clients: HashMap<u64, Client, foldhash::fast::RandomState>,
+    /// Sub-documents that are not deleted.
+    subdocs: BTreeSet<Id>,
     /// Whether any shared type was ever nested: if not, nothing is looked up in `types` or `deep`.
     nested: bool,
 }
@@ -138,6 +140,14 @@ impl Ledger {
             .insert(id.clock, depth_inside);
     }
 
+    pub(crate) fn subdocs(&self) -> &BTreeSet<Id> {
+        &self.subdocs
+    }
+
+    pub(crate) fn note_subdoc(&mut self, id: Id) {
+        self.subdocs.insert(id);
+    }
+
     /// Notes a deletion.
     pub(crate) fn note_deleted(&mut self, client: u64, start: u32, end: u32) {
         let nested = self.nested;
@@ -147,6 +157,13 @@ impl Ledger {
             while let Some((&clock, _)) = known.types.range(start..end).next() {
                 known.types.remove(&clock);
             }
+        }
+        let range = Id {
+            client,
+            clock: start,
+        }..Id { client, clock: end };
+        while let Some(&id) = self.subdocs.range(range.clone()).next() {
+            self.subdocs.remove(&id);
         }
     }
 }

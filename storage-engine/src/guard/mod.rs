@@ -5,6 +5,7 @@ pub(crate) mod gate;
 pub(crate) mod ledger;
 pub(crate) mod plan;
 mod read;
+pub(crate) mod subdoc;
 pub mod walk;
 mod wire;
 

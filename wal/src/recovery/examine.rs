@@ -69,6 +69,9 @@ pub(crate) fn own_header(
     segment: SegmentId,
     at: Lsn,
 ) -> Option<Result<BatchHeader, u16>> {
+    if !BatchHeader::may_begin(block) {
+        return None;
+    }
     match BatchHeader::decode(block) {
         Ok((header, _)) => {
             let own = match salt {

@@ -257,9 +257,23 @@ impl State {
                 for change in &synced {
                     apply_names(&mut self.durable_names, change);
                 }
+                self.forget_nameless();
             }
         }
         Ok(())
+    }
+
+    /// Frees what no name leads to, now or after a crash.
+    fn forget_nameless(&mut self) {
+        let pending = self
+            .pending_names
+            .iter()
+            .filter_map(|change| change.added.as_ref());
+        let named: BTreeSet<u64> = (self.names.values().copied())
+            .chain(self.durable_names.values().copied())
+            .chain(pending.map(|(_, file)| *file))
+            .collect();
+        self.files.retain(|file, _| named.contains(file));
     }
 
     pub(super) fn unsynced(&self) -> Vec<Unsynced> {
@@ -324,8 +338,7 @@ impl State {
             }
         }
         self.names.clone_from(&self.durable_names);
-        let named: BTreeSet<u64> = self.names.values().copied().collect();
-        self.files.retain(|file, _| named.contains(file));
+        self.forget_nameless();
     }
 
     pub(super) fn corrupt(&mut self, path: &Path, offset: u64, mask: u8) {

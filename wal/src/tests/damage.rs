@@ -309,3 +309,125 @@ fn a_reader_that_refuses_a_record_changes_nothing() {
     assert!(matches!(error, OpenError::Refused { lsn, .. } if lsn == third));
     assert_eq!(before, rig.disk.files());
 }
+
+/// Puts `bytes` over the first batch of segment 1 with its header made by `change`.
+fn forge(rig: &Rig, change: impl Fn(&mut crate::format::BatchHeader, &mut Vec<u8>)) -> Vec<u8> {
+    use crate::format::{BATCH_HEADER_BYTES, BatchHeader, payload_crc};
+    let mut block = vec![0; BLOCK_BYTES];
+    rig.disk
+        .read_at(&segment_file(1), BLOCK_BYTES as u64, &mut block)
+        .unwrap();
+    let (mut header, _) = BatchHeader::decode(&block).unwrap();
+    let mut payload = block[BATCH_HEADER_BYTES..][..header.payload_bytes as usize].to_vec();
+    change(&mut header, &mut payload);
+    header.payload_crc = payload_crc(header.salt, &payload);
+    header.encode(&mut block[..BATCH_HEADER_BYTES]);
+    block[BATCH_HEADER_BYTES..][..payload.len()].copy_from_slice(&payload);
+    block
+}
+
+#[test]
+fn faults_of_the_writer_are_refused_for_what_they_are() {
+    let written = || {
+        let mut rig = Rig::create(1);
+        rig.append(RecordKind::Update, vec![1; 100]).unwrap();
+        rig.commit();
+        rig
+    };
+    // A bad record in an intact batch; a wrong count; another salt, which makes it a leftover.
+    let rig = written();
+    let block = forge(&rig, |_, payload| payload[50] ^= 1);
+    rig.disk
+        .write_at(&segment_file(1), BLOCK_BYTES as u64, &block)
+        .unwrap();
+    assert!(matches!(
+        refused(&rig.disk, rig.low),
+        OpenError::Refused { .. }
+    ));
+    let rig = written();
+    let block = forge(&rig, |header, _| header.records += 1);
+    rig.disk
+        .write_at(&segment_file(1), BLOCK_BYTES as u64, &block)
+        .unwrap();
+    assert!(matches!(
+        refused(&rig.disk, rig.low),
+        OpenError::Refused { .. }
+    ));
+    let rig = written();
+    let block = forge(&rig, |header, _| header.salt ^= 1);
+    rig.disk
+        .write_at(&segment_file(1), BLOCK_BYTES as u64, &block)
+        .unwrap();
+    let (_, recovered, items) = open(&rig.disk, rig.low).unwrap();
+    assert_eq!((items.len(), recovered.torn_at), (0, None));
+}
+
+#[test]
+fn newer_software_is_named() {
+    let mut rig = Rig::create(1);
+    rig.append(RecordKind::Update, vec![1; 100]).unwrap();
+    rig.commit();
+    let newer = |at: u64, crc_at: usize, from: usize, to: usize| {
+        let disk = rig.disk.fork();
+        let mut bytes = disk.bytes(&segment_file(1)).unwrap();
+        bytes[at as usize] = 2;
+        let crc = crc32fast::hash(&bytes[from..to]);
+        bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+        disk.write_at(&segment_file(1), 0, &bytes).unwrap();
+        assert!(
+            matches!(refused(&disk, rig.low), OpenError::Newer { .. }),
+            "{at}"
+        );
+    };
+    newer(12, 8, 12, BLOCK_BYTES);
+    newer(64, 8, 12, BLOCK_BYTES);
+    newer(4096 + 8, 4096 + 4, 4096 + 8, 4096 + 128);
+    // A client that wrote an image of such a batch into its update does not know the salt.
+    let disk = rig.disk.fork();
+    let mut block = vec![0; BLOCK_BYTES];
+    disk.read_at(&segment_file(1), BLOCK_BYTES as u64, &mut block)
+        .unwrap();
+    block[8] = 2;
+    block[16] ^= 1;
+    let crc = crc32fast::hash(&block[8..128]);
+    block[4..8].copy_from_slice(&crc.to_le_bytes());
+    disk.write_at(&segment_file(1), 3 * BLOCK_BYTES as u64, &block)
+        .unwrap();
+    open(&disk, rig.low).unwrap();
+}
+
+#[test]
+fn an_image_of_the_log_in_a_client_s_bytes_vouches_for_nothing() {
+    let mut rig = Rig::create(1);
+    let mut other = Rig::create_on(SimDisk::new(), 2);
+    other.log = {
+        let config = LogConfig {
+            salt_seed: 43,
+            ..config()
+        };
+        let disk = SimDisk::new();
+        let log = Log::create(&disk, &dir(), IDENTITY, config).unwrap();
+        other.disk = disk;
+        log
+    };
+    for n in 0..4 {
+        other.append(RecordKind::Update, vec![n; 3000]).unwrap();
+        other.commit();
+    }
+    // Placed so that the image's blocks stand on blocks, at the very addresses they claim.
+    let image = other.disk.bytes(&segment_file(1)).unwrap();
+    let mut payload = vec![0; BLOCK_BYTES - 128 - 28];
+    payload.extend_from_slice(&image[2 * BLOCK_BYTES..5 * BLOCK_BYTES]);
+    rig.append(RecordKind::Update, payload).unwrap();
+    rig.commit();
+    // Torn: only its first block is gone, the image stands.
+    rig.disk
+        .write_at(
+            &segment_file(1),
+            BLOCK_BYTES as u64,
+            &vec![0x11; BLOCK_BYTES],
+        )
+        .unwrap();
+    let (_, recovered, items) = open(&rig.disk, rig.low).unwrap();
+    assert!(items.is_empty() && recovered.torn_at.is_some());
+}

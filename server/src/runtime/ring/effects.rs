@@ -36,6 +36,10 @@ impl<C: Core> Ring<C> {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
                 Effect::WriteLog(job) => {
+                    if let Some(thread) = &self.log_thread {
+                        thread.send(job);
+                        continue;
+                    }
                     let ended = self.log.start(&mut self.uring, job)?;
                     self.pending.extend(ended.map(Pending::Written));
                 }

@@ -3,22 +3,17 @@
 
 use super::uring::{Done, Op, Uring};
 use crate::runtime::LogSync;
-use collabblocks_wal::{SegmentId, WriteJob};
+use crate::runtime::log::Segments;
+use collabblocks_wal::WriteJob;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
-/// Segments kept open: the one being written and the one before, as writes only go forward.
-const OPEN_MAX: usize = 2;
 
 /// One shard's log writes.
 pub(super) struct LogWriter {
     sync: LogSync,
-    open: Vec<(SegmentId, File)>,
+    segments: Segments,
     job: Option<WriteJob>,
     written: Option<io::Result<usize>>,
     synced: Option<io::Result<()>>,
@@ -31,7 +26,7 @@ impl LogWriter {
     pub fn new(sync: LogSync) -> Self {
         Self {
             sync,
-            open: Vec::new(),
+            segments: Segments::default(),
             job: None,
             written: None,
             synced: None,
@@ -44,7 +39,7 @@ impl LogWriter {
             self.job.is_none(),
             "one batch of the log is under way at a time"
         );
-        let fd = match self.file(&job) {
+        let fd = match self.segments.file(&job) {
             Ok(file) => Fd(file.as_raw_fd()),
             Err(error) => return Ok(Some((job, Err(error)))),
         };
@@ -57,12 +52,12 @@ impl LogWriter {
         let job = self.job.insert(job);
         let (bytes, offset) = (job.buffer.as_slice(), job.offset);
         let write = opcode::Write::new(fd, bytes.as_ptr(), len).offset(offset);
-        // SAFETY: the buffer is on the heap and owned by `self.job`, the file is in `self.open`, from
-        // which only a later batch removes it: both live until the last completion, which `end`
+        // SAFETY: the buffer is on the heap and owned by `self.job`, the file is in `self.segments`,
+        // from which only a later batch removes it: both live until the last completion, which `end`
         // awaits. The ring is quieted before `self` is dropped.
         unsafe {
             match self.sync {
-                LogSync::Dsync => {
+                LogSync::Dsync | LogSync::Thread => {
                     let write = write
                         .rw_flags(libc::RWF_DSYNC)
                         .build()
@@ -90,7 +85,7 @@ impl LogWriter {
             Op::LogWrite => self.written = Some(result),
             _ => self.synced = Some(result.map(drop)),
         }
-        if self.synced.is_none() && self.sync == LogSync::Dsync {
+        if self.synced.is_none() && self.sync != LogSync::Fdatasync {
             self.synced = Some(Ok(()));
         }
         let (Some(_), Some(_)) = (&self.written, &self.synced) else {
@@ -105,37 +100,5 @@ impl LogWriter {
             written => written,
         };
         Some((job, result))
-    }
-
-    fn file(&mut self, job: &WriteJob) -> io::Result<&File> {
-        match self
-            .open
-            .iter()
-            .position(|(segment, _)| *segment == job.segment)
-        {
-            Some(index) => Ok(&self.open[index].1),
-            None => {
-                let file = open_direct(&job.path)?;
-                if self.open.len() == OPEN_MAX {
-                    self.open.remove(0);
-                }
-                self.open.push((job.segment, file));
-                Ok(&self.open[self.open.len() - 1].1)
-            }
-        }
-    }
-}
-
-/// Opens a segment for direct writes, or plain ones where the file system has no direct ones.
-fn open_direct(path: &Path) -> io::Result<File> {
-    let open = |flags| {
-        OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open(path)
-    };
-    match open(libc::O_DIRECT) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0),
-        result => result,
     }
 }

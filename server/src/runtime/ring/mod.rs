@@ -13,8 +13,9 @@ mod log;
 mod socket;
 mod uring;
 
-use super::{Core, Ports, Seat, WAIT_NS_MAX, clock};
-use crate::mailbox::Incoming;
+use super::log::LogThread;
+use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
+use crate::mailbox::{Incoming, LogEnd};
 use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats};
 use accept::Acceptor;
 use buffers::Buffers;
@@ -54,6 +55,8 @@ struct Ring<C> {
     conns: Conns,
     acceptor: Acceptor,
     log: LogWriter,
+    /// Writes the log instead, if so configured.
+    log_thread: Option<LogThread>,
     stats: RuntimeStats,
     started: Instant,
     /// Numbers the turns, from 1. Sends of this turn may not have ended.
@@ -80,6 +83,14 @@ impl<C: Core> Ring<C> {
         buffers.register(&uring.submitter())?;
         ports.wake.set_ring(uring.duplicate()?);
         let listeners = std::mem::take(&mut ports.listeners);
+        let log_thread = match ports.log_sync {
+            LogSync::Thread => Some(LogThread::start(
+                format!("log-{}", ports.shard.0),
+                ports.log_ends.clone(),
+                ports.wake.clone(),
+            )?),
+            LogSync::Dsync | LogSync::Fdatasync => None,
+        };
         let mut runtime = Self {
             uring,
             buffers,
@@ -87,6 +98,7 @@ impl<C: Core> Ring<C> {
             conns: Conns::default(),
             acceptor: Acceptor::new(listeners),
             log: LogWriter::new(ports.log_sync),
+            log_thread,
             ports,
             stats: RuntimeStats::default(),
             started: clock(),
@@ -218,6 +230,9 @@ impl<C: Core> Ring<C> {
                     }
                 }
                 Incoming::Job(done) => self.seat.feed(Event::JobDone(done)),
+                Incoming::Log(LogEnd { job, result }) => {
+                    self.seat.feed(Event::LogWritten { job, result });
+                }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
             }
         }

@@ -1,9 +1,10 @@
 //! The generator: one thread, one epoll, thousands of clients.
 
+mod load;
+
 use crate::connection::{Connection, Flushed, Received, Stage};
 use crate::dialect::{self, Dialect, Message};
-use crate::scenario::{Pace, Scenario};
-use crate::schedule::Schedule;
+use crate::scenario::Scenario;
 use crate::tracker::{Timebase, Totals, Tracker, new_histogram};
 use crate::websocket::{self, BINARY, Parsed};
 use crate::{Error, Result, update};
@@ -403,61 +404,6 @@ impl<'a> Generator<'a> {
         }
     }
 
-    fn write_edit(&mut self, room: usize, writer: usize, clock: u32) {
-        let index = room * self.scenario.clients_per_room + writer;
-        self.sent += 1;
-        self.sent_by_room[room] += 1;
-        if self.connections[index].stage == Stage::Closed {
-            return;
-        }
-        self.update.clear();
-        update::write_insert(
-            &mut self.update,
-            self.tracker.client_id(room, writer),
-            clock,
-        );
-        self.message.clear();
-        dialect::write_update(&mut self.message, &self.prefixes[room], &self.update);
-        self.frame.clear();
-        websocket::write_client_frame(&mut self.frame, BINARY, &self.message);
-        // Each edit leaves in a write of its own, as it does from a real client's editor: edits that
-        // shared a segment would spare the server most of its receiving.
-        if self.connections[index].write_through(&self.frame) != Flushed::All {
-            self.mark_dirty(index);
-        }
-    }
-
-    /// Sends the edits that are due, of those numbered below `end`.
-    fn send_due(&mut self, now: u64, end: u64) {
-        let Some(schedule) = self.tracker.schedule().copied() else {
-            return;
-        };
-        while self.next_edit < end {
-            let due = schedule.due_ns(self.next_edit);
-            if due > now {
-                break;
-            }
-            self.send_lag_ns.saturating_record(now - due);
-            let edit = schedule.edit(self.next_edit);
-            self.next_edit += 1;
-            self.write_edit(edit.room as usize, edit.writer as usize, edit.clock);
-        }
-    }
-
-    /// Tops up what is in flight in `room`.
-    fn refill(&mut self, room: usize, in_flight: u64, now: u64) {
-        let others = (self.scenario.clients_per_room - 1) as u64;
-        let owed = self.sent_by_room[room] * others;
-        let outstanding = owed
-            .saturating_sub(self.tracker.settled_in(room))
-            .div_ceil(others);
-        for _ in outstanding..in_flight {
-            let writer = (self.sent_by_room[room] % self.scenario.writers_per_room as u64) as usize;
-            let clock = self.tracker.on_sent(room, writer, now);
-            self.write_edit(room, writer, clock);
-        }
-    }
-
     fn flush_dirty(&mut self) -> Result<()> {
         while let Some(index) = self.dirty.pop() {
             self.is_dirty[index] = false;
@@ -509,128 +455,6 @@ impl<'a> Generator<'a> {
         // An error here means that the socket is gone from the set already.
         let _ = epoll::delete(&self.epoll, &connection.stream);
         let _ = connection.stream.shutdown(std::net::Shutdown::Both);
-    }
-
-    fn drive(mut self, on_moment: &mut dyn FnMut(Moment) -> Result<()>) -> Result<Outcome> {
-        let scenario = self.scenario;
-        let seconds = |s: f64| (s * 1e9) as u64;
-        let start = self.now_ns() + 20_000_000;
-        let window = start + seconds(scenario.warmup_s)
-            ..start + seconds(scenario.warmup_s) + seconds(scenario.window_s);
-        let drained = window.end + seconds(scenario.drain_s);
-        let mut edits_end = 0;
-        let timebase = match scenario.pace {
-            Pace::Open {
-                rate_per_room,
-                jittered,
-            } => {
-                let (rooms, writers) = (scenario.rooms as u32, scenario.writers_per_room as u32);
-                let schedule = Schedule::new(start, rooms, writers, rate_per_room, jittered);
-                edits_end = schedule.slots_before(window.end);
-                Timebase::Scheduled(schedule)
-            }
-            Pace::Closed { .. } | Pace::Idle => {
-                Timebase::Sent(vec![Vec::new(); scenario.rooms * scenario.writers_per_room])
-            }
-        };
-        self.tracker = new_tracker(scenario, self.target, timebase, window.clone());
-        self.loaded = true;
-
-        let mut marks: [Option<(u64, u64, u64, Totals)>; 2] = [None, None];
-        let mut progress = (0, start);
-        loop {
-            let now = self.now_ns();
-            // Before the window may end: what was due in it is sent, however late this thread runs.
-            self.send_due(now, edits_end);
-            let mark = (now, self.sent, self.received_bytes, self.tracker.totals);
-            if marks[0].is_none() && now >= window.start {
-                on_moment(Moment::WindowStart)?;
-                marks[0] = Some(mark);
-            }
-            if marks[1].is_none() && now >= window.end {
-                on_moment(Moment::WindowEnd)?;
-                marks[1] = Some(mark);
-            }
-            let sending = marks[1].is_none();
-            if !sending && (self.undelivered() == 0 || now >= drained) {
-                break;
-            }
-            if let (true, Pace::Closed { in_flight_edits }) =
-                (sending && now >= start, scenario.pace)
-            {
-                let delivered = self.tracker.totals.delivered;
-                if delivered != progress.0 {
-                    progress = (delivered, now);
-                } else if now - progress.1 > STALL_NS {
-                    self.give_up();
-                    progress.1 = now;
-                }
-                for room in 0..scenario.rooms {
-                    self.refill(room, in_flight_edits, now);
-                }
-            }
-            self.flush_dirty()?;
-
-            let next_phase = if marks[0].is_none() {
-                window.start
-            } else if sending {
-                window.end
-            } else {
-                drained
-            };
-            let mut wake = next_phase.min(now + 10_000_000);
-            if let Some(schedule) = self.tracker.schedule()
-                && self.next_edit < edits_end
-            {
-                wake = wake.min(schedule.due_ns(self.next_edit));
-            }
-            let timeout = if self.target.spin {
-                0
-            } else {
-                wake.saturating_sub(self.now_ns())
-            };
-            self.turn(timeout, &mut |generator, index, now| match scenario.pace {
-                Pace::Open { .. } => generator.send_due(now, edits_end),
-                Pace::Closed { in_flight_edits } if sending && now < window.end => {
-                    let room = index / scenario.clients_per_room;
-                    generator.refill(room, in_flight_edits, now);
-                }
-                Pace::Closed { .. } | Pace::Idle => {}
-            })?;
-        }
-        let (Some(first), Some(last)) = (marks[0], marks[1]) else {
-            return Err(Error::new("the window is empty"));
-        };
-        let undelivered = self.undelivered();
-        Ok(Outcome {
-            window_ns: last.0 - first.0,
-            sent_in_window: last.1 - first.1,
-            sent: self.sent,
-            at_window_start: first.3,
-            at_window_end: last.3,
-            at_end: self.tracker.totals,
-            undelivered,
-            delivery_ns: self.tracker.delivery_ns,
-            ack_ns: self.tracker.ack_ns,
-            send_lag_ns: self.send_lag_ns,
-            received_bytes_in_window: last.2 - first.2,
-            oddities: self.oddities,
-        })
-    }
-
-    fn undelivered(&self) -> u64 {
-        let owed = self.sent * (self.scenario.clients_per_room as u64 - 1);
-        owed.saturating_sub(self.tracker.totals.delivered)
-    }
-
-    fn give_up(&mut self) {
-        let others = (self.scenario.clients_per_room - 1) as u64;
-        for room in 0..self.scenario.rooms {
-            let missing =
-                (self.sent_by_room[room] * others).saturating_sub(self.tracker.settled_in(room));
-            self.tracker.forgive(room, missing);
-            self.oddities.given_up += missing;
-        }
     }
 }
 
