@@ -25,11 +25,13 @@ mod rooms;
 mod snapshot;
 mod space;
 mod store;
+mod survey;
 
 pub use config::*;
 pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use inspect::{RoomListing, ShardListing, list_rooms};
 pub use job::{Job, JobDone};
+pub use survey::{ShardSurvey, Survey, survey};
 pub use room_doc::{Applied, RoomDoc, split_update};
 pub use store::{Store, home_shard};

@@ -138,7 +138,9 @@ const GAUGES: &[(&str, &str, Read)] = &[
         "Sessions too slow for the room's updates now",
         |s| s.sessions_behind as f64,
     ),
-    ("presence_clients", "Clients present in rooms now", |s| s.presence_clients as f64),
+    ("presence_clients", "Clients present in rooms now", |s| {
+        s.presence_clients as f64
+    }),
     ("rooms_open", "Rooms with sessions now", |s| s.rooms as f64),
     ("rooms_loaded", "Rooms in memory now", |s| {
         s.engine.rooms_loaded as f64

@@ -10,11 +10,8 @@ mod buffers;
 mod conn;
 mod effects;
 mod log;
-mod probe;
 mod socket;
 mod uring;
-
-pub use probe::probe;
 
 use super::log::LogThread;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
