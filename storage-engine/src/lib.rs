@@ -32,6 +32,6 @@ pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use inspect::{RoomListing, ShardListing, list_rooms};
 pub use job::{Job, JobDone};
-pub use survey::{ShardSurvey, Survey, survey};
 pub use room_doc::{Applied, RoomDoc, split_update};
 pub use store::{Store, home_shard};
+pub use survey::{ShardSurvey, Survey, survey};
