@@ -114,6 +114,40 @@ fn a_flipped_bit_in_a_snapshot_is_refused_at_start_or_fails_that_room_alone() {
 }
 
 #[test]
+fn a_torn_snapshot_gives_way_to_the_one_before_it() {
+    let sim = SimDisk::new();
+    let mut clients = filled(&sim, 3);
+    let before = sim.files();
+    let mut host = open(&sim).unwrap();
+    let mut rng = rng(5);
+    for (name, client) in &mut clients {
+        let id = host.attach(name);
+        host.engine
+            .apply(host.now, id, &client.edit(&mut rng, 50), false)
+            .unwrap();
+        host.engine.detach(host.now, id);
+    }
+    host.run_for(1000 * MS);
+    assert_eq!(host.engine.stats().rooms_loaded, 0);
+    drop(host);
+    let mut torn = 0;
+    for (path, bytes) in snapshot_files(&sim) {
+        let old = before.get(&path).map_or(0, Vec::len);
+        let end = bytes.iter().rposition(|&b| b != 0).unwrap();
+        for offset in (old..end).rev().step_by(97) {
+            let sim = sim.fork();
+            sim.corrupt(&path, offset as u64, 1);
+            let mut host = open(&sim).unwrap();
+            clients.iter().for_each(|(name, client)| {
+                assert_eq!(host.text(name), client.text(), "byte {offset}")
+            });
+            torn += 1;
+        }
+    }
+    assert!(torn > 5);
+}
+
+#[test]
 fn a_snapshot_file_that_is_gone_is_refused() {
     let sim = SimDisk::new();
     filled(&sim, 2);

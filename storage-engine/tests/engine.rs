@@ -3,6 +3,7 @@
 
 mod common;
 
+use collabblocks_storage_engine::EngineConfig;
 use collabblocks_wal::{Disk, FsDisk};
 use common::*;
 use rand::RngExt;
@@ -64,4 +65,36 @@ fn rooms_survive_an_orderly_end_and_a_sudden_one() {
             host.close();
         }
     }
+}
+
+#[test]
+fn a_snapshot_is_not_stored_before_what_it_covers_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
+    let config = EngineConfig {
+        memory_bytes_max: 0,
+        ..small_config()
+    };
+    let (mut host, _) = Host::open(&disk, dir.path(), config).unwrap();
+    let id = host.attach("room");
+    let mut client = Client::new(1);
+    host.engine
+        .apply(host.now, id, &client.edit(&mut rng(1), 9), false)
+        .unwrap();
+    host.engine.detach(host.now, id);
+    let stores = |host: &Host| {
+        host.jobs
+            .iter()
+            .any(|job| format!("{job:?}").contains("store"))
+    };
+    for _ in 0..10 {
+        host.now += MS;
+        host.poll();
+        assert!(!stores(&host), "its room may not be there after a crash");
+    }
+    assert!(host.finish_write());
+    assert!(stores(&host));
+    host.run_for(100 * MS);
+    assert_eq!(host.engine.stats().rooms_loaded, 0);
+    assert_eq!(host.text("room"), client.text());
 }
