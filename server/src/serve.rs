@@ -95,7 +95,7 @@ pub fn serve_until(
         .cores(prepared.cores.clone())
         .runtime(match config.runtime {
             config::Runtime::Ring => RuntimeKind::Ring,
-            config::Runtime::Glommio => RuntimeKind::Ring,
+            config::Runtime::Glommio => RuntimeKind::Glommio,
         })
         .log_sync(match config.wal.sync {
             config::WalSync::Fdatasync => LogSync::Fdatasync,

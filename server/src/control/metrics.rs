@@ -26,7 +26,7 @@ const COMMIT_BUCKETS_S: &[f64] = &[
     0.1,
     0.5,
     1.0,
-    f64::MAX,
+    f64::INFINITY,
 ];
 /// Upper bounds of the batch size histogram, in bytes.
 const BATCH_BUCKETS_BYTES: &[f64] = &[
@@ -37,7 +37,7 @@ const BATCH_BUCKETS_BYTES: &[f64] = &[
     262_144.0,
     1_048_576.0,
     4_194_304.0,
-    f64::MAX,
+    f64::INFINITY,
 ];
 
 /// Share of its time a core's loop was not waiting, since start.
