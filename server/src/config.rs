@@ -39,8 +39,9 @@ keys::config! {
         listen: Vec<SocketAddr> = default_listen(), Bound::Any;
         /// The data directory. It is made if it is not there, and locked against a second server.
         data: PathBuf = PathBuf::from("./collabblocks-data"), Bound::Any;
-        /// Cores to run on, one shard each: `auto` (all that the process may use), a count, or a
-        /// list of core numbers such as `[0, 2]` (as text: `0,2` or `4-7`).
+        /// Cores to run on, one shard each: `auto` (all that the process may use, but one for the
+        /// rest of the machine if there are more than three), a count, or a list of core numbers
+        /// such as `[0, 2]` (as text: `0,2` or `4-7`).
         cores: Cores = Cores::Auto, Bound::Any;
         /// What drives the shards: `ring` (io_uring, one ring a core) or `glommio`.
         runtime: Runtime = Runtime::Ring, Bound::Any;
@@ -72,8 +73,9 @@ keys::config! {
         segment_bytes: u64 = 64 << 20, Bound::Blocks(1 << 20, 1 << 30);
         /// Segments kept by a shard before the rooms that pin the oldest are snapshotted.
         segments_max: u64 = 16, Bound::Range(2, 65_536);
-        /// How a batch is made durable: `fdatasync` after the write, or `dsync` (one write with
-        /// RWF_DSYNC, faster where the disk has a durable cache).
+        /// How a batch is made durable: `fdatasync` after the write, `dsync` (one write with
+        /// RWF_DSYNC, faster where the disk has a durable cache), or `thread` (as `dsync`, on a
+        /// thread of its own: for machines with more work than cores).
         sync: WalSync = WalSync::Fdatasync, Bound::Any;
         /// Microseconds that a commit may wait for company. Acknowledgements wait for it, delivery
         /// to peers does not.

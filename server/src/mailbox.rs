@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::task::Waker;
 
 /// Parcels one mailbox holds. At the bound [`Outbox::send`] gives the parcel back.
 pub const MAILBOX_PARCELS_MAX: usize = 1024;
@@ -36,6 +37,8 @@ pub struct Wake {
     stop: AtomicBool,
     event: OwnedFd,
     ring: OnceLock<OwnedFd>,
+    /// Locked for a moment by who wakes, and twice in the core's life by itself.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Wake {
@@ -48,6 +51,7 @@ impl Wake {
             stop: AtomicBool::new(false),
             event,
             ring: OnceLock::new(),
+            waker: Mutex::new(None),
         })
     }
 
@@ -70,8 +74,16 @@ impl Wake {
         self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst)
     }
 
-    /// Wakes the core through its eventfd, from any thread.
+    /// The core runs on an executor: it is woken through this waker from now on.
+    pub fn set_waker(&self, waker: Option<Waker>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = waker;
+    }
+
+    /// Wakes the core through its waker, or else through its eventfd, from any thread.
     pub fn poke(&self) {
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            return waker.wake_by_ref();
+        }
         // The counter cannot overflow: the core resets it each time. An error can only mean that, and
         // then the core is awake anyway.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());

@@ -10,7 +10,8 @@ mod ring;
 
 pub use data::DataLock;
 
-use crate::config::{Cores, Effective, Runtime, Source};
+use crate::config::{Effective, Runtime, Source};
+use crate::runtime::placement;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -72,10 +73,10 @@ pub struct Prepared {
 pub fn prepare(effective: &Effective) -> Result<Prepared, Refusal> {
     let config = &effective.config;
     let mut warnings = Vec::new();
-    let cores = choose_cores(&config.cores)?;
+    let cores = placement::choose(&config.cores).map_err(Refusal::config)?;
     let memlock_bytes = limits::raise_memlock();
     let files_max = limits::raise_files(&mut warnings)?;
-    ring::probe(memlock_bytes)?;
+    ring::probe(config.runtime, memlock_bytes)?;
     limits::judge_memlock(
         memlock_bytes,
         config.runtime == Runtime::Glommio,
@@ -93,23 +94,6 @@ pub fn prepare(effective: &Effective) -> Result<Prepared, Refusal> {
         files_max,
         warnings,
     })
-}
-
-/// The cores that are meant, out of those that the affinity mask and the CPU quota leave.
-fn choose_cores(wanted: &Cores) -> Result<Vec<usize>, Refusal> {
-    let ids = core_affinity::get_core_ids().ok_or_else(|| {
-        Refusal::unavailable(
-            "the cores that the process may use cannot be read (sched_getaffinity)",
-        )
-    })?;
-    let usable: Vec<usize> = ids.into_iter().map(|core| core.id).collect();
-    let mut cores = wanted.choose(&usable).map_err(Refusal::config)?;
-    if *wanted == Cores::Auto {
-        // The mask knows nothing of a cgroup's CPU quota; the standard library's count does.
-        let quota = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
-        cores.truncate(quota.max(1));
-    }
-    Ok(cores)
 }
 
 #[cfg(test)]
@@ -138,7 +122,10 @@ mod tests {
         let data = dir.path().join("a/b");
         let prepared = prepare(&effective(&data, &[])).unwrap();
         assert!(!prepared.cores.is_empty());
-        assert_eq!(prepared.listen, ["127.0.0.1:0".parse().unwrap()]);
+        assert_eq!(
+            prepared.listen,
+            ["127.0.0.1:0".parse::<SocketAddr>().unwrap()]
+        );
         assert!(prepared.files_max >= 256);
         let second = prepare(&effective(&data, &[])).unwrap_err();
         assert_eq!(second.exit_code, EXIT_UNAVAILABLE);
@@ -160,7 +147,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
-        assert_eq!(names, ["LOCK"]);
+        assert_eq!(names, ["lock"]);
         drop(prepared);
     }
 
@@ -169,7 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let refusal = prepare(&effective(dir.path(), &[("cores", "4000")])).unwrap_err();
         assert_eq!(refusal.exit_code, EXIT_CONFIG);
-        assert!(refusal.sentence.contains("taskset"), "{refusal}");
+        assert!(refusal.sentence.contains("affinity mask"), "{refusal}");
     }
 
     #[test]

@@ -100,6 +100,7 @@ pub fn serve_until(
         .log_sync(match config.wal.sync {
             config::WalSync::Fdatasync => LogSync::Fdatasync,
             config::WalSync::Dsync => LogSync::Dsync,
+            config::WalSync::Thread => LogSync::Thread,
         })
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),

@@ -286,6 +286,7 @@ impl Life {
         };
         let ended = match runtime {
             RuntimeKind::Ring => crate::runtime::ring::run(core, ports, ready),
+            RuntimeKind::Glommio => crate::runtime::glommio::run(core, ports, ready),
         };
         match ended {
             Err(why) if !up.get() => {

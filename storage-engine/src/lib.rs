@@ -25,6 +25,7 @@ mod rooms;
 mod snapshot;
 mod space;
 mod store;
+mod survey;
 
 pub use config::*;
 pub use engine::Engine;
@@ -33,3 +34,4 @@ pub use inspect::{RoomListing, ShardListing, list_rooms};
 pub use job::{Job, JobDone};
 pub use room_doc::{Applied, RoomDoc, split_update};
 pub use store::{Store, home_shard};
+pub use survey::{ShardSurvey, Survey, survey};

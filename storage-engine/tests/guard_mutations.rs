@@ -78,7 +78,7 @@ fn history(random: &mut ChaCha8Rng, length: usize) -> Vec<Vec<u8>> {
         let update = txn.encode_diff_v1(&before);
         drop(txn);
         for other in &docs {
-            if random.random_bool(0.8) || updates.len() % 7 == 0 {
+            if random.random_bool(0.8) || updates.len().is_multiple_of(7) {
                 let state = doc
                     .transact()
                     .encode_diff_v1(&other.transact().state_vector());

@@ -186,6 +186,16 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "01 01 07 00 24 01 01 74 01 ff 01 61 00",
         "utf8",
     ),
+    (
+        "an item between two types",
+        "01 02 07 00 04 01 01 75 01 61 c4 01 00 07 00 01 62 00",
+        "origins_apart",
+    ),
+    (
+        "an item between a list and a map entry",
+        "01 02 07 00 24 01 01 74 01 6b 01 61 c4 01 00 07 00 01 62 00",
+        "origins_apart",
+    ),
     // Claims that would be allocated or recursed into.
     (
         "10 million client sections",

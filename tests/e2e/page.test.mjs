@@ -47,6 +47,7 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
       for (const caret of copy.querySelectorAll('.caret')) caret.remove()
       return [...copy.children].map((block) => block.textContent).join('\n')
     })
+  const roomIs = (page, name) => page.getByTestId('room-name').getByText(name, { exact: true }).waitFor({ timeout: 10_000 })
   const people = (page, count) => page.locator(`[data-testid=people][data-count="${count}"]`).waitFor({ timeout: 10_000 })
 
   test('two tabs write together and see each other', async (t) => {
@@ -91,7 +92,7 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
 
   test('rooms: opened by name, new, refused, recent', async (t) => {
     const page = await tab(t, 'first room', 'Ada')
-    assert.equal(await page.getByTestId('room-name').innerText(), 'first room')
+    await roomIs(page, 'first room')
     await page.getByTestId('document').click()
     await page.keyboard.type('in the first')
     await saved(page)
@@ -102,21 +103,21 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
     await page.getByText('belong to the server').waitFor()
     await page.getByTestId('room-input').fill('second/ü?#')
     await page.getByTestId('room-open').click()
+    await roomIs(page, 'second/ü?#')
     await saved(page)
     assert.equal((await text(page)).trim(), '')
-    assert.equal(await page.getByTestId('room-name').innerText(), 'second/ü?#')
 
     await page.getByTestId('room-button').click()
     await page.getByTestId('new-room').click()
+    await page.waitForURL(/\?room=[a-z]+-[a-z]+-\d{4}$/)
     await saved(page)
-    assert.match(page.url(), /\?room=[a-z]+-[a-z]+-\d{4}$/)
 
     await page.getByTestId('room-button').click()
     await page.getByTestId('recent-room').filter({ hasText: 'first room' }).click()
     await page.getByText('in the first').waitFor()
-    await page.goBack()
-    await page.goBack()
-    assert.equal(await page.getByTestId('room-name').innerText(), 'second/ü?#')
+    await roomIs(page, 'first room')
+    await page.evaluate('history.go(-2)')
+    await roomIs(page, 'second/ü?#')
     assert.deepEqual(page.errors, [])
   })
 
@@ -126,6 +127,23 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
       const response = await page.request.get(new URL(await page.getByTestId(id).getAttribute('href'), server.http).href)
       assert.equal(response.status(), 200, id)
     }
+  })
+
+  test('a room closed for good says so and lets one try again', async (t) => {
+    const page = await (await browser.newContext()).newPage()
+    t.after(() => page.context().close())
+    let refuse = true
+    await page.routeWebSocket(/\/revoked$/, (socket) => {
+      if (refuse) socket.close({ code: 4403, reason: 'access was withdrawn' })
+      else socket.connectToServer()
+    })
+    await page.goto(`${server.http}/?room=revoked`)
+    await page.getByText('The server closed this room: access was withdrawn.').waitFor()
+    assert.equal(await page.locator('html').getAttribute('data-durability'), 'closed')
+    refuse = false
+    await page.getByRole('button', { name: 'Try again' }).click()
+    await saved(page)
+    assert.ok(await page.getByTestId('notice').isHidden())
   })
 
   test('what it shows as saved survives kill -9, what is typed offline arrives later', { skip: OURS_ONLY }, async (t) => {

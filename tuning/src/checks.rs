@@ -163,9 +163,11 @@ static CHECKS: &[Check] = &[
         why: "buffers registered with the kernel count against it, and the glommio runtime does not start with little",
         how: "LimitMEMLOCK=64M in the unit, or `* - memlock 65536` in /etc/security/limits.conf",
         judge: |facts| match at_least(facts.memlock_bytes, 64 << 20)? {
-            (Status::Warn, current) if facts.root => {
-                judged(true, Status::Ok, format!("{current}, which root may raise"))
-            }
+            (Status::Warn, current) if facts.may_raise_limits => judged(
+                true,
+                Status::Ok,
+                format!("{current}, which this user may raise"),
+            ),
             other => Some(other),
         },
     },

@@ -10,7 +10,7 @@ pub(crate) fn good() -> Facts {
         ring: Some(RingProbe::Works),
         memlock_bytes: Some(u64::MAX),
         files: Some(1 << 20),
-        root: false,
+        may_raise_limits: false,
         somaxconn: Some(4096),
         tcp_max_syn_backlog: Some(4096),
         governors: Some(vec!["performance".into()]),
@@ -76,8 +76,8 @@ fn each_check_is_judged_by_its_fact_alone() {
         ("memlock", Warn, "67108863", |f| {
             f.memlock_bytes = Some((64 << 20) - 1)
         }),
-        ("memlock", Ok, "root may raise", |f| {
-            (f.memlock_bytes, f.root) = (Some(0), true)
+        ("memlock", Ok, "this user may raise", |f| {
+            (f.memlock_bytes, f.may_raise_limits) = (Some(0), true)
         }),
         ("files", Warn, "1024", |f| f.files = Some(1024)),
         ("files", Fail, "255", |f| f.files = Some(255)),

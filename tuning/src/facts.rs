@@ -15,8 +15,8 @@ pub struct Facts {
     pub memlock_bytes: Option<u64>,
     /// The hard limit of open files, `u64::MAX` for none.
     pub files: Option<u64>,
-    /// Whether this process is root, which may raise its limits.
-    pub root: bool,
+    /// Whether this process may raise its limits (CAP_SYS_RESOURCE).
+    pub may_raise_limits: bool,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
     /// `net.ipv4.tcp_max_syn_backlog`.

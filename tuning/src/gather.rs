@@ -23,7 +23,7 @@ impl Facts {
             ring: Some(probe_ring()),
             memlock_bytes: Some(getrlimit(Resource::Memlock).maximum.unwrap_or(u64::MAX)),
             files: Some(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)),
-            root: rustix::process::geteuid().is_root(),
+            may_raise_limits: may_raise_limits(),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             tcp_max_syn_backlog: number("/proc/sys/net/ipv4/tcp_max_syn_backlog"),
             governors: governors(),
@@ -67,6 +67,13 @@ fn line_of(path: &str, prefix: &str) -> Option<String> {
 
 fn number<T: FromStr>(path: impl AsRef<Path>) -> Option<T> {
     line(path)?.parse().ok()
+}
+
+/// Whether CAP_SYS_RESOURCE (bit 24) is in effect.
+fn may_raise_limits() -> bool {
+    line_of("/proc/self/status", "CapEff:")
+        .and_then(|caps| u64::from_str_radix(&caps, 16).ok())
+        .is_some_and(|caps| caps >> 24 & 1 == 1)
 }
 
 fn kibibytes(text: &str) -> Option<u64> {

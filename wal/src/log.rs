@@ -99,7 +99,8 @@ impl Log {
 
     /// Whether an update with a payload of `bytes` would be taken now.
     pub fn can_take(&self, bytes: usize) -> Result<(), AppendError> {
-        self.admit(RecordKind::Update, record_bytes(bytes)).map(drop)
+        self.admit(RecordKind::Update, record_bytes(bytes))
+            .map(drop)
     }
 
     /// Whether a record of `bytes`, header included, is taken now, and then whether it fits into

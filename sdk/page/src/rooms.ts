@@ -3,8 +3,10 @@
 const RECENT_KEY = 'collabblocks.recent-rooms'
 const RECENT_MAX = 8
 const FALLBACK_ROOM = 'welcome'
+/** The server's cap, on the escaped name. */
+const NAME_BYTES_MAX = 512
 /** First path segments that the server keeps for itself. */
-const RESERVED = ['api', 'assets', 'collab', 'd', 'doc', 'health', 'hocuspocus', 'inspect', 'metrics', 'parties', 'v2', 'v7', 'v8']
+const RESERVED = ['api', 'collab', 'd', 'doc', 'health', 'hocuspocus', 'inspect', 'metrics', 'parties', 'v2', 'v7', 'v8']
 
 const FIRST = ['amber', 'brisk', 'calm', 'clear', 'early', 'even', 'fair', 'keen', 'level', 'north', 'quiet', 'solid', 'steady', 'still', 'swift', 'tidal']
 const SECOND = ['anvil', 'arch', 'basalt', 'beacon', 'brick', 'cairn', 'delta', 'forge', 'granite', 'harbor', 'keel', 'ledger', 'quarry', 'slate', 'span', 'terrace']
@@ -13,9 +15,10 @@ const SECOND = ['anvil', 'arch', 'basalt', 'beacon', 'brick', 'cairn', 'delta', 
 export function roomProblem(room: string): string | null {
   if (room === '') return 'Type a name.'
   const first = room.split('/', 1)[0]!
-  if (RESERVED.includes(first.toLowerCase())) return `Names that begin with “${first}” belong to the server. Choose another.`
+  if (RESERVED.includes(first)) return `Names that begin with “${first}” belong to the server. Choose another.`
   if (room.split('/').some((part) => part === '' || part === '.' || part === '..')) return 'Put a name between slashes.'
   if (/[\\\u0000-\u001f\u007f]/.test(room)) return 'Backslashes and control characters do not work in a name.'
+  if (new URL(roomPath(room), 'http://host/').pathname.length > NAME_BYTES_MAX) return 'This name is too long.'
   return null
 }
 

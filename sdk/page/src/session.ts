@@ -20,6 +20,8 @@ export class Session {
   readonly editor: Editor
   #name: string
   #color: string
+  /** The old socket's close arrives after the next room is open, and is no news there. */
+  #left = false
 
   constructor(
     readonly room: string,
@@ -27,7 +29,9 @@ export class Session {
     element: HTMLElement,
     events: SessionEvents,
   ) {
-    this.tracker = new DurabilityTracker(() => events.onDurability(this.tracker))
+    this.tracker = new DurabilityTracker(() => {
+      if (!this.#left) events.onDurability(this.tracker)
+    })
     this.provider = new WebsocketProvider(location.origin.replace(/^http/, 'ws'), roomPath(room), this.doc, {
       connect: false,
       // Tabs of one browser would also reach each other past the server, and what they pass on
@@ -68,6 +72,7 @@ export class Session {
   }
 
   destroy(): void {
+    this.#left = true
     this.editor.destroy()
     this.provider.destroy()
     this.doc.destroy()

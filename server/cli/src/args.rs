@@ -25,7 +25,8 @@ pub fn command() -> Command {
         .subcommand(serve())
         .subcommand(config())
         .subcommand(check())
-        .subcommand(health());
+        .subcommand(health())
+        .subcommand(wal());
     with_keys(root, Show::No)
 }
 
@@ -76,6 +77,39 @@ fn health() -> Command {
         .after_help("Asks control_listen if it is set, else the first address of listen. Exits 0 if ready, else 1.");
     let command = with_config(command).arg(key_arg(key("listen"), Show::Yes));
     command.arg(key_arg(key("control_listen"), Show::Yes))
+}
+
+fn wal() -> Command {
+    let data = || {
+        Arg::new("data")
+            .value_name("DIRECTORY")
+            .required(true)
+            .value_parser(clap::value_parser!(std::path::PathBuf))
+            .help("The data directory")
+    };
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .action(ArgAction::SetTrue)
+            .help(help)
+    };
+    let inspect = Command::new("inspect")
+        .about("Lists the segments of all logs, damaged ones too, and what is in them")
+        .arg(data())
+        .arg(flag("batches", "List each batch"))
+        .arg(flag("records", "List each batch and each record in it"))
+        .after_help("Exits 1 if something that is listed is damaged.");
+    let verify = Command::new("verify")
+        .about("Says for each log what opening it would do: replay it, cut a torn tail, or refuse")
+        .arg(data())
+        .after_help("Exits 1 if a log would be refused.");
+    Command::new("wal")
+        .about("Reads the write-ahead logs of a data directory without the server; changes nothing")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(inspect)
+        .subcommand(verify)
 }
 
 fn json() -> Arg {
@@ -194,7 +228,7 @@ mod tests {
                 assert!(text.contains(&shown), "{path}: {shown} is not in its help");
             }
         });
-        assert!(commands >= 7, "only {commands} commands were walked");
+        assert!(commands >= 10, "only {commands} commands were walked");
     }
 
     #[test]

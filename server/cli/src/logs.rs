@@ -1,5 +1,6 @@
 //! Logs on standard error, written by a thread of their own: a reader that is slow or stuck never
-//! holds up a core. Lines that find the queue full are dropped and counted.
+//! holds up a core. Lines that find the queue full are dropped and counted. Only errors are waited
+//! for, and not for long, since the process may end right after one.
 
 use collabblocks_server::config::{Log, LogFormat, LogLevel};
 use std::io::{self, Write};
@@ -7,11 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that may wait for standard error.
 const LINES_MAX: usize = 4_096;
+
+/// How long an error waits to be written.
+const ERROR_WAIT: Duration = Duration::from_millis(200);
 
 /// Keeps the log going; what still waits is written when it is dropped.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub struct Logs {
 #[derive(Debug)]
 enum Message {
     Line(Vec<u8>),
+    /// All before it is written: tell the sender.
+    Flush(SyncSender<()>),
     End,
 }
 
@@ -67,9 +74,18 @@ fn spawn(out: impl Write + Send + 'static) -> (Logs, Writer) {
 }
 
 fn drain(receiver: &Receiver<Message>, lost: &AtomicU64, mut out: impl Write) {
-    while let Ok(Message::Line(line)) = receiver.recv() {
-        // Nowhere is left to tell of an error.
-        let _ = out.write_all(&line);
+    // Nowhere is left to tell of an error of the log itself.
+    loop {
+        match receiver.recv() {
+            Ok(Message::Line(line)) => {
+                let _ = out.write_all(&line);
+            }
+            Ok(Message::Flush(done)) => {
+                let _ = out.flush();
+                let _ = done.try_send(());
+            }
+            Ok(Message::End) | Err(_) => break,
+        }
         let count = lost.swap(0, Ordering::Relaxed);
         if count > 0 {
             let _ = writeln!(
@@ -102,6 +118,7 @@ struct Writer {
 struct Line<'a> {
     writer: &'a Writer,
     bytes: Vec<u8>,
+    wait: bool,
 }
 
 impl<'a> MakeWriter<'a> for Writer {
@@ -111,7 +128,14 @@ impl<'a> MakeWriter<'a> for Writer {
         Line {
             writer: self,
             bytes: Vec::new(),
+            wait: false,
         }
+    }
+
+    fn make_writer_for(&'a self, metadata: &tracing::Metadata<'_>) -> Line<'a> {
+        let mut line = self.make_writer();
+        line.wait = *metadata.level() == tracing::Level::ERROR;
+        line
     }
 }
 
@@ -134,6 +158,13 @@ impl Drop for Line<'_> {
         let line = std::mem::take(&mut self.bytes);
         if let Err(TrySendError::Full(_)) = self.writer.sender.try_send(Message::Line(line)) {
             self.writer.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.wait {
+            let (done, written) = sync_channel(1);
+            if self.writer.sender.try_send(Message::Flush(done)).is_ok() {
+                // Too long a wait is given up: what waits may still be written.
+                let _ = written.recv_timeout(ERROR_WAIT);
+            }
         }
     }
 }
@@ -192,5 +223,18 @@ mod tests {
         drop(logs);
         let text = String::from_utf8(reader.into_iter().flatten().collect()).unwrap();
         assert!(text.ends_with("\n99\n"), "{text}");
+    }
+
+    #[test]
+    fn an_error_is_written_before_the_process_can_end() {
+        let (written, reader) = channel();
+        let (_, going) = channel();
+        let (logs, writer) = spawn(Stuck { go: going, written });
+        let mut line = writer.make_writer();
+        line.wait = true;
+        line.write_all(b"the disk failed\n").unwrap();
+        drop(line);
+        assert_eq!(reader.try_recv().unwrap(), b"the disk failed\n");
+        drop(logs);
     }
 }

@@ -7,6 +7,7 @@ mod exit;
 mod health;
 mod logs;
 mod serve;
+mod wal;
 
 use clap::ArgMatches;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Some(("config", matches)) => config::run(matches),
         Some(("check", matches)) => check::run(matches),
         Some(("health", matches)) => health::run(matches),
+        Some(("wal", matches)) => wal::run(matches),
         Some((other, _)) => unreachable!("subcommand {other} has no arm"),
     };
     ExitCode::from(code)

@@ -2,7 +2,8 @@
 
 use crate::{config, exit, logs};
 use clap::ArgMatches;
-use collabblocks_server::preflight;
+use collabblocks_server::ServeError;
+use collabblocks_server::preflight::{self, EXIT_UNAVAILABLE};
 
 /// Runs the command; its exit code.
 pub fn run(matches: &ArgMatches) -> u8 {
@@ -24,8 +25,11 @@ pub fn run(matches: &ArgMatches) -> u8 {
     match collabblocks_server::serve(effective.config, prepared) {
         Ok(()) => exit::OK,
         Err(error) => {
-            tracing::error!("the server ended: {error}");
-            exit::FAILED
+            tracing::error!("{error}");
+            match error {
+                ServeError::Store(_) | ServeError::Start(_) => EXIT_UNAVAILABLE,
+                ServeError::Io { .. } | ServeError::DrainTimedOut => exit::FAILED,
+            }
         }
     }
 }

@@ -99,20 +99,22 @@ choice! {
 
 choice! {
     /// How a batch of the write-ahead log is made durable.
-    WalSync, "`fdatasync` or `dsync`" {
+    WalSync, "`fdatasync`, `dsync` or `thread`" {
         /// A write, then fdatasync.
         Fdatasync = "fdatasync",
         /// One write with RWF_DSYNC.
         Dsync = "dsync",
+        /// As `dsync`, on a thread of its own.
+        Thread = "thread",
     }
 }
 
 /// The cores that shards run on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cores {
-    /// All that the process may use.
+    /// All that the process may use, but one of them if there are more than three.
     Auto,
-    /// The first so many that the process may use.
+    /// So many of those that the process may use.
     Count(usize),
     /// These, by number, in this order.
     List(Vec<usize>),
@@ -122,26 +124,6 @@ pub enum Cores {
 const CORES_MAX: usize = 4_096;
 
 impl Cores {
-    /// The core numbers meant, out of those that the process may use (its affinity mask).
-    pub fn choose(&self, usable: &[usize]) -> Result<Vec<usize>, String> {
-        match self {
-            Cores::Auto => Ok(usable.to_vec()),
-            Cores::Count(count) if *count > usable.len() => Err(format!(
-                "cores = {count}, but the process may use {} (see `taskset -p` and the cpuset of its cgroup); \
-                 ask for fewer or widen what it may use",
-                usable.len()
-            )),
-            Cores::Count(count) => Ok(usable[..*count].to_vec()),
-            Cores::List(list) => match list.iter().find(|core| !usable.contains(core)) {
-                Some(core) => Err(format!(
-                    "cores names core {core}, but the process may only use {usable:?} (see `taskset -p` and the \
-                     cpuset of its cgroup); name others or widen what it may use"
-                )),
-                None => Ok(list.clone()),
-            },
-        }
-    }
-
     fn count(number: i128) -> Result<Self, String> {
         match usize::try_from(number) {
             Ok(count) if (1..=CORES_MAX).contains(&count) => Ok(Cores::Count(count)),
@@ -239,24 +221,5 @@ mod tests {
                 (got, want) => panic!("{text}: {got:?}, wanted {want:?}"),
             }
         }
-    }
-
-    #[test]
-    fn cores_are_chosen_from_those_that_may_be_used() {
-        assert_eq!(Cores::Auto.choose(&[1, 3]).unwrap(), [1, 3]);
-        assert_eq!(Cores::Count(1).choose(&[1, 3]).unwrap(), [1]);
-        assert_eq!(Cores::List(vec![3]).choose(&[1, 3]).unwrap(), [3]);
-        assert!(
-            Cores::Count(3)
-                .choose(&[1, 3])
-                .unwrap_err()
-                .contains("may use 2")
-        );
-        assert!(
-            Cores::List(vec![0])
-                .choose(&[1, 3])
-                .unwrap_err()
-                .contains("core 0")
-        );
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::{Access, Cores};
 use std::io::Write;
+use std::net::SocketAddr;
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -49,7 +50,7 @@ fn later_sources_come_before_earlier_ones() {
     assert_eq!(loaded.config.wal.segments_max, 9);
     assert_eq!(
         loaded.config.listen,
-        ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]
+        ["127.0.0.1:1", "[::1]:2"].map(|address| address.parse::<SocketAddr>().unwrap())
     );
     assert_eq!(*loaded.source("cores"), Source::File(file.path().into(), 1));
     assert_eq!(

@@ -138,7 +138,9 @@ const GAUGES: &[(&str, &str, Read)] = &[
         "Sessions too slow for the room's updates now",
         |s| s.sessions_behind as f64,
     ),
-    ("presence_clients", "Clients present in rooms now", |s| s.presence_clients as f64),
+    ("presence_clients", "Clients present in rooms now", |s| {
+        s.presence_clients as f64
+    }),
     ("rooms_open", "Rooms with sessions now", |s| s.rooms as f64),
     ("rooms_loaded", "Rooms in memory now", |s| {
         s.engine.rooms_loaded as f64
@@ -164,6 +166,32 @@ const GAUGES: &[(&str, &str, Read)] = &[
         "Share of time the core's loop was not waiting, since start",
         busy_share,
     ),
+];
+
+struct Distribution {
+    name: &'static str,
+    help: &'static str,
+    bounds: &'static [f64],
+    /// What one count of the histogram is in the metric's unit.
+    unit: f64,
+    read: fn(&Stats) -> &Histogram<u64>,
+}
+
+const DISTRIBUTIONS: &[Distribution] = &[
+    Distribution {
+        name: "collabblocks_wal_commit_seconds",
+        help: "Time from handing a batch to the disk until it was durable",
+        bounds: COMMIT_BUCKETS_S,
+        unit: 1e-9,
+        read: |stats| &stats.commit_ns,
+    },
+    Distribution {
+        name: "collabblocks_wal_batch_bytes",
+        help: "Bytes of a batch",
+        bounds: BATCH_BUCKETS_BYTES,
+        unit: 1.0,
+        read: |stats| &stats.batch_bytes,
+    },
 ];
 
 impl Collector for Scrape {
@@ -215,34 +243,25 @@ impl Collector for Scrape {
                     .encode_counter::<[(&str, &str); 0], u64, f64>(count, None)?;
             }
         }
-        let histograms: [(&str, &str, &[f64], f64, fn(&Stats) -> &Histogram<u64>); 2] = [
-            (
-                "collabblocks_wal_commit_seconds",
-                "Time from handing a batch to the disk until it was durable",
-                COMMIT_BUCKETS_S,
-                1e-9,
-                |s| &s.commit_ns,
-            ),
-            (
-                "collabblocks_wal_batch_bytes",
-                "Bytes of a batch",
-                BATCH_BUCKETS_BYTES,
-                1.0,
-                |s| &s.batch_bytes,
-            ),
-        ];
-        for (name, help, bounds, unit, read) in histograms {
+        for Distribution {
+            name,
+            help,
+            bounds,
+            unit,
+            read,
+        } in DISTRIBUTIONS
+        {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             for (shard, stats) in &self.shards {
-                let (sum, buckets) = buckets(read(stats), bounds, unit);
-                metric
-                    .encode_family(&[("shard", shard.to_string())])?
-                    .encode_histogram::<[(&str, &str); 0]>(
-                        sum,
-                        read(stats).len(),
-                        &buckets,
-                        None,
-                    )?;
+                let (sum, buckets) = buckets(read(stats), bounds, *unit);
+                let labels = [("shard", shard.to_string())];
+                let mut metric = metric.encode_family(&labels)?;
+                metric.encode_histogram::<[(&str, &str); 0]>(
+                    sum,
+                    read(stats).len(),
+                    &buckets,
+                    None,
+                )?;
             }
         }
         Ok(())

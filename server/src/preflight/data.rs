@@ -2,15 +2,15 @@
 
 use super::Refusal;
 use crate::config::Config;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use collabblocks_wal::FsDisk;
+use collabblocks_wal::disk::DirectIoError;
+use rustix::fs::FlockOperation;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-const LOCK_NAME: &str = "LOCK";
-const PROBE_NAME: &str = ".probe";
-const BLOCK_BYTES: usize = 4096;
+const LOCK_NAME: &str = "lock";
 
 /// Segments that a shard of a new store makes before long.
 const SEGMENTS_AT_START: u64 = 3;
@@ -87,7 +87,7 @@ pub(super) fn prepare(
         .create(data)
         .map_err(|error| unusable(data, &error))?;
     let lock = DataLock::take(data)?;
-    probe_direct(data)?;
+    FsDisk::probe_direct(data).map_err(|error| direct_refusal(data, &error))?;
     let has_store = std::fs::read_dir(data)
         .map_err(|error| unusable(data, &error))?
         .filter_map(Result::ok)
@@ -102,37 +102,14 @@ pub(super) fn prepare(
     Ok(lock)
 }
 
-#[repr(C, align(4096))]
-struct Block([u8; BLOCK_BYTES]);
-
-/// Writes one aligned block past the page cache, to a file that is gone afterwards.
-fn probe_direct(data: &Path) -> Result<(), Refusal> {
-    let path = data.join(PROBE_NAME);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::DIRECT | OFlags::CLOEXEC;
-    let probe = || {
-        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
-        let block = Box::new(Block([0; BLOCK_BYTES]));
-        let written = rustix::io::pwrite(&file, &block.0, 0)?;
-        if written < BLOCK_BYTES {
-            Err(rustix::io::Errno::NOSPC)
-        } else {
-            rustix::fs::fdatasync(&file)
-        }
-    };
-    let result = probe();
-    // It may never have come into being.
-    let _ = std::fs::remove_file(&path);
-    result.map_err(|errno| direct_refusal(data, errno))
-}
-
-fn direct_refusal(data: &Path, errno: rustix::io::Errno) -> Refusal {
-    match errno {
-        rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP => Refusal::unavailable(format!(
-            "the file system of the data directory {} does not take O_DIRECT writes in blocks of 4096 bytes: put it on \
-             ext4 or XFS with --data",
+fn direct_refusal(data: &Path, error: &DirectIoError) -> Refusal {
+    match error {
+        DirectIoError::Unsupported { .. } => Refusal::unavailable(format!(
+            "the file system of the data directory {} does not take O_DIRECT writes in blocks of \
+             4096 bytes: put it on ext4 or XFS with --data",
             data.display()
         )),
-        other => unusable(data, &other.into()),
+        DirectIoError::Io { error, .. } => unusable(data, error),
     }
 }
 
@@ -218,15 +195,19 @@ mod tests {
     #[test]
     fn errors_say_what_to_do() {
         use rustix::io::Errno;
-        for (errno, code, want) in [
-            (Errno::INVAL, 69, "ext4 or XFS"),
-            (Errno::OPNOTSUPP, 69, "ext4 or XFS"),
-            (Errno::NOSPC, 69, "is full"),
-            (Errno::ACCESS, 78, "chown"),
-            (Errno::ROFS, 78, "may not be written"),
-            (Errno::IO, 69, "cannot be used"),
+        let io = |errno: Errno| DirectIoError::Io {
+            path: "/d".into(),
+            error: errno.into(),
+        };
+        let unsupported = DirectIoError::Unsupported { path: "/d".into() };
+        for (error, code, want) in [
+            (unsupported, 69, "ext4 or XFS"),
+            (io(Errno::NOSPC), 69, "is full"),
+            (io(Errno::ACCESS), 78, "chown"),
+            (io(Errno::ROFS), 78, "may not be written"),
+            (io(Errno::IO), 69, "cannot be used"),
         ] {
-            let refusal = direct_refusal(Path::new("/d"), errno);
+            let refusal = direct_refusal(Path::new("/d"), &error);
             assert!(
                 refusal.sentence.contains(want) && refusal.sentence.contains("/d"),
                 "{refusal}"

@@ -1,82 +1,82 @@
 //! Whether the kernel's io_uring does what the runtimes ask of it.
 
 use super::Refusal;
+use crate::config::Runtime;
 use io_uring::{IoUring, Probe, opcode};
 use std::io;
-
-/// The oldest kernel with all that is used: DEFER_TASKRUN came with it.
-const KERNEL_MIN: (u32, u32) = (6, 1);
 
 /// Entries of the ring that is tried, as many as a core's ring has at least.
 const ENTRIES: u32 = 256;
 
-/// Operations that the runtimes submit.
+/// The oldest kernel with all that a runtime uses. The ring's DEFER_TASKRUN came with 6.1.
+fn kernel_min(runtime: Runtime) -> (u32, u32) {
+    match runtime {
+        Runtime::Ring => (6, 1),
+        Runtime::Glommio => (5, 8),
+    }
+}
+
+/// Operations that both runtimes submit.
 const OPERATIONS: &[(u8, &str)] = &[
     (opcode::Accept::CODE, "accept"),
     (opcode::AsyncCancel::CODE, "async cancel"),
-    (opcode::Close::CODE, "close"),
     (opcode::Fsync::CODE, "fsync"),
-    (opcode::MsgRingData::CODE, "message to another ring"),
     (opcode::PollAdd::CODE, "poll"),
     (opcode::Read::CODE, "read"),
     (opcode::Recv::CODE, "receive"),
     (opcode::Send::CODE, "send"),
-    (opcode::SendMsg::CODE, "sendmsg"),
-    (opcode::Shutdown::CODE, "shutdown"),
     (opcode::Timeout::CODE, "timeout"),
     (opcode::Write::CODE, "write"),
-    (opcode::Writev::CODE, "writev"),
 ];
 
-/// Tries a ring as the runtimes make it.
-pub(super) fn probe(memlock_bytes: u64) -> Result<(), Refusal> {
+/// Operations that only the ring runtime submits.
+const OPERATIONS_RING: &[(u8, &str)] = &[(opcode::MsgRingData::CODE, "message to another ring")];
+
+/// Tries a ring as the runtime makes it.
+pub(super) fn probe(runtime: Runtime, memlock_bytes: u64) -> Result<(), Refusal> {
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()
         .into_owned();
-    judge_kernel(&release)?;
+    judge_kernel(&release, runtime)?;
     let disabled =
         std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let refused = |error: io::Error| refusal(&error, disabled.trim(), memlock_bytes);
-    let ring: IoUring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_cqsize(4 * ENTRIES)
-        .build(ENTRIES)
-        .map_err(refused)?;
+    let mut builder = IoUring::<io_uring::squeue::Entry, io_uring::cqueue::Entry>::builder();
+    let mut operations = OPERATIONS.to_vec();
+    if runtime == Runtime::Ring {
+        builder.setup_single_issuer().setup_defer_taskrun();
+        operations.extend(OPERATIONS_RING);
+    }
+    let ring = builder.build(ENTRIES).map_err(refused)?;
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
         .map_err(refused)?;
-    let missing: Vec<&str> = OPERATIONS
-        .iter()
-        .filter(|(code, _)| !probe.is_supported(*code))
-        .map(|(_, name)| *name)
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Refusal::unavailable(format!(
-            "io_uring of kernel {release} lacks: {}; use Linux {}.{} or newer with io_uring not restricted",
-            missing.join(", "),
-            KERNEL_MIN.0,
-            KERNEL_MIN.1
-        )))
+    operations.retain(|(code, _)| !probe.is_supported(*code));
+    if operations.is_empty() {
+        return Ok(());
     }
+    let missing: Vec<&str> = operations.iter().map(|(_, name)| *name).collect();
+    Err(Refusal::unavailable(format!(
+        "io_uring of kernel {release} refuses: {}; lift its io_uring restriction (see io_uring_register(2)) or use \
+         another kernel",
+        missing.join(", "),
+    )))
 }
 
-fn judge_kernel(release: &str) -> Result<(), Refusal> {
+fn judge_kernel(release: &str, runtime: Runtime) -> Result<(), Refusal> {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= KERNEL_MIN {
+    let (major, minor) = kernel_min(runtime);
+    if version >= (major, minor) {
         return Ok(());
     }
-    let (major, minor) = KERNEL_MIN;
     Err(Refusal::unavailable(format!(
-        "the kernel is {release} and Linux {major}.{minor} or newer is needed (for io_uring as it is used here): \
-         update the kernel"
+        "the kernel is {release} and the {} runtime needs Linux {major}.{minor} or newer: update the kernel",
+        runtime.word()
     )))
 }
 
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn this_machine_passes() {
-        probe(0).unwrap();
+        probe(Runtime::Ring, 0).unwrap();
+        probe(Runtime::Glommio, 0).unwrap();
     }
 
     #[test]
@@ -130,8 +131,16 @@ mod tests {
             ("4.4.0", false),
             ("", false),
         ] {
-            assert_eq!(judge_kernel(release).is_ok(), ok, "{release}");
+            let judged = judge_kernel(release, Runtime::Ring);
+            assert_eq!(judged.is_ok(), ok, "{release}");
         }
+    }
+
+    #[test]
+    fn glommio_takes_older_kernels() {
+        assert!(judge_kernel("5.8.0", Runtime::Glommio).is_ok());
+        let refusal = judge_kernel("5.7.19", Runtime::Glommio).unwrap_err();
+        assert!(refusal.sentence.contains("glommio"), "{refusal}");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Runtimes: whoever owns a shard, feeds it events and carries out its effects.
 
 pub mod files;
+pub mod glommio;
 mod log;
 pub mod placement;
 pub mod ring;
+mod slots;
 pub mod watchdog;
 
 use crate::mailbox::{Inbox, Outbox, Wake};
 use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Sender, UnboundedSender};
@@ -25,6 +27,8 @@ pub enum RuntimeKind {
     /// A plain loop on one io_uring a core.
     #[default]
     Ring,
+    /// The glommio executor, with a ticker against its lost time; see [`glommio`].
+    Glommio,
 }
 
 /// How a batch of the log is made durable.
@@ -151,8 +155,22 @@ pub(crate) fn pass(passed: &Sender<Passed>, socket: OwnedFd, bytes: Vec<u8>) {
 }
 
 /// Fills in what the runtime counts.
-pub(crate) fn complete_reply(reply: &mut ControlReply, counted: &RuntimeStats) {
+pub(crate) fn complete_reply(
+    reply: &mut ControlReply,
+    counted: &mut RuntimeStats,
+    now: Instant,
+    started: Instant,
+) {
     if let ControlReply::Stats { stats, .. } = reply {
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        // A core that waits uses no CPU, so its CPU time is its busy time.
+        counted.busy_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
+        counted.elapsed_ns = now.0 - started.0;
         stats.runtime = counted.clone();
     }
+}
+
+/// Whether a peer is on this machine.
+pub(crate) fn is_loopback(peer: rustix::net::SocketAddrAny) -> bool {
+    SocketAddr::try_from(peer).is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
 }

@@ -1,64 +1,7 @@
 //! Which cores the shards run on.
 
+use crate::config::Cores;
 use std::path::Path;
-use std::str::FromStr;
-
-/// What the operator asked for: `auto`, a count, or a list such as `0,2-5`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum Cores {
-    /// One shard for each usable core, one core left to the control plane where there are more than
-    /// three.
-    #[default]
-    Auto,
-    /// This many shards.
-    Count(usize),
-    /// Exactly these cores.
-    List(Vec<usize>),
-}
-
-impl FromStr for Cores {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| wrong(text));
-        if !text.contains([',', '-']) {
-            return match number(text)? {
-                0 => Err(wrong(text)),
-                count => Ok(Self::Count(count)),
-            };
-        }
-        let mut list = Vec::new();
-        for part in text.split(',').filter(|part| !part.trim().is_empty()) {
-            match part.split_once('-') {
-                None => list.push(number(part)?),
-                Some((first, last)) => {
-                    let (first, last) = (number(first)?, number(last)?);
-                    if first > last || last - first > 4096 {
-                        return Err(wrong(text));
-                    }
-                    list.extend(first..=last);
-                }
-            }
-        }
-        list.sort_unstable();
-        list.dedup();
-        if list.is_empty() {
-            Err(wrong(text))
-        } else {
-            Ok(Self::List(list))
-        }
-    }
-}
-
-fn wrong(text: &str) -> String {
-    format!(
-        "cores \"{text}\": give auto, a count such as 4, or a list such as 0,2-5 (one core: 3,)"
-    )
-}
 
 /// Chooses the cores of the shards, as far as this process may use them: its affinity mask and its
 /// cgroup's quota are respected.
@@ -161,17 +104,6 @@ pub fn pin(core: usize) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cores_are_parsed_or_refused_with_what_to_do() {
-        assert_eq!("auto".parse(), Ok(Cores::Auto));
-        assert_eq!(" 4 ".parse(), Ok(Cores::Count(4)));
-        assert_eq!("5,0,2-3,3".parse(), Ok(Cores::List(vec![0, 2, 3, 5])));
-        assert_eq!("3,".parse(), Ok(Cores::List(vec![3])));
-        for bad in ["", "0", "x", "3-1", "-", "1,x", ",", "0-99999"] {
-            assert!(bad.parse::<Cores>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_mask_and_the_quota_bound_the_choice() {

@@ -92,6 +92,15 @@ impl Backlog {
     }
 }
 
+/// A room's whole state in slices, while somebody is still getting them.
+#[derive(Debug)]
+pub struct WholeState {
+    /// The room's sequence number that it is of.
+    pub seq: u64,
+    /// The slices.
+    pub slices: Weak<[Box<[u8]>]>,
+}
+
 /// A room with sessions. Lives on its home shard.
 #[derive(Debug)]
 pub struct Room {
@@ -113,7 +122,7 @@ pub struct Room {
     pub behind: usize,
     backlog: Option<Box<Backlog>>,
     /// The slices of the room's whole state, while somebody is still getting them.
-    pub whole_state: Option<(u64, Weak<[Box<[u8]>]>)>,
+    pub whole_state: Option<WholeState>,
 }
 
 impl Room {

@@ -4,6 +4,7 @@ use super::acks::To;
 use super::connection::{Behind, Stage};
 use super::effect::{Effect, Effects};
 use super::presence::{Verdict, removal};
+use super::room::WholeState;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
@@ -293,7 +294,8 @@ impl Shard {
                 let slices = slices_of(&diff, self.config.limits.slice_bytes);
                 if whole {
                     let seq = self.engine.room_seq(room_id);
-                    self.room(room_id).whole_state = Some((seq, Rc::downgrade(&slices)));
+                    let slices = Rc::downgrade(&slices);
+                    self.room(room_id).whole_state = Some(WholeState { seq, slices });
                 }
                 self.answer_in_slices(id, slices, at);
             }
@@ -310,8 +312,12 @@ impl Shard {
 
     fn shared_slices(&mut self, room_id: RoomId) -> Option<Rc<[Box<[u8]>]>> {
         let seq = self.engine.room_seq(room_id);
-        let (of, slices) = self.room(room_id).whole_state.as_ref()?;
-        if *of == seq { slices.upgrade() } else { None }
+        let state = self.room(room_id).whole_state.as_ref()?;
+        if state.seq == seq {
+            state.slices.upgrade()
+        } else {
+            None
+        }
     }
 
     fn answer_in_slices(&mut self, id: ConnId, slices: Rc<[Box<[u8]>]>, at: Lsn) {

@@ -16,6 +16,10 @@ macro_rules! on_each_runtime {
         mod ring {
             $(#[test] fn $test() { let _alone = super::alone(); super::$test(super::RuntimeKind::Ring); })*
         }
+
+        mod glommio {
+            $(#[test] fn $test() { let _alone = super::alone(); super::$test(super::RuntimeKind::Glommio); })*
+        }
     };
 }
 

@@ -3,7 +3,7 @@
 //! yrs takes out-of-order input, but then integrates behind holes, keeps what it cannot place in
 //! memory for ever, and orders it differently from Yjs. So nothing out of order reaches it.
 
-use super::ledger::{Depth, Ledger};
+use super::ledger::{Depth, Ledger, Place};
 use super::plan::Plan;
 use super::read::malformed;
 use super::walk::{Content, Id, Kind, Parent, Struct, Visit, walk};
@@ -31,10 +31,14 @@ pub(crate) enum Verdict<'a> {
 pub(crate) struct Notes {
     /// Client and the clock after its last unit.
     clocks: Vec<(u64, u32)>,
-    /// Client, start, end, depth: only of depths above 0.
-    deep: Vec<(u64, u32, u32, Depth)>,
-    /// Shared types, with the depth inside.
-    types: Vec<(Id, Depth)>,
+    /// Client, clock, and where its units stand from there on; only where that changes.
+    places: Vec<(u64, u32, Place)>,
+    /// Depths of new containers, whose numbers go on from the ledger's.
+    containers: Vec<Depth>,
+    /// New root types, with their containers.
+    roots: Vec<(Box<str>, u32)>,
+    /// New shared types, with their containers.
+    types: Vec<(Id, u32)>,
     /// Sub-documents.
     pub(crate) subdocs: Vec<Id>,
 }
@@ -54,13 +58,21 @@ impl Notes {
         for &(client, clock) in &self.clocks {
             ledger.advance(client, clock);
         }
-        for &(id, depth_inside) in &self.types {
+        for &depth in &self.containers {
+            ledger.note_container(depth);
+        }
+        for (name, container) in &self.roots {
+            ledger.note_root(name, *container);
+        }
+        for &(id, container) in &self.types {
             if living(ledger, id) {
-                ledger.note_type(id, depth_inside);
+                ledger.note_type(id, container);
+            } else {
+                ledger.note_dead(container);
             }
         }
-        for &(client, start, end, depth) in &self.deep {
-            ledger.note_depth(client, start, end, depth);
+        for &(client, start, place) in &self.places {
+            ledger.note_place(client, start, place);
         }
         for &id in &self.subdocs {
             if living(ledger, id) {
@@ -76,6 +88,10 @@ struct Look<'l> {
     client: u64,
     /// The clock up to which the client's units are there, this update's included.
     have: u32,
+    /// The clock before this update.
+    known: u32,
+    /// Where the client's last unit stands.
+    place: Place,
     notes: Notes,
     structs: usize,
     /// Something is new.
@@ -96,15 +112,37 @@ impl Look<'_> {
             }
     }
 
-    fn depth(&self, id: Id) -> Depth {
-        self.notes
-            .deep
+    /// Where unit `id` stands.
+    #[inline]
+    fn place(&self, id: Id) -> Place {
+        if id.client != self.client || id.clock < self.known {
+            return self.ledger.place(id);
+        }
+        let noted = self
+            .notes
+            .places
             .iter()
-            .find(|&&(client, start, end, _)| {
-                client == id.client && (start..end).contains(&id.clock)
-            })
-            .map_or_else(|| self.ledger.depth(id), |found| found.3)
+            .rev()
+            .find(|noted| noted.0 == id.client && noted.1 <= id.clock);
+        let last = || self.ledger.last_place(id.client);
+        self.ledger
+            .while_alive(noted.map_or_else(last, |noted| noted.2))
     }
+}
+
+/// Where an item stands whose neighbours stood there when it was made. No editor makes an item
+/// between two types, or between a list and a map entry; yrs would lose track of one of them, and
+/// later follow pointers to what it has freed.
+#[inline]
+fn between(left: Place, right: Place, at: usize) -> Result<Place, Refusal> {
+    if left != right && left != Place::NONE && right != Place::NONE {
+        return Err(malformed(
+            "origins_apart",
+            "an item whose neighbours are in different types",
+            at,
+        ));
+    }
+    Ok(if left == Place::NONE { right } else { left })
 }
 
 impl<'a> Visit<'a> for Look<'_> {
@@ -112,6 +150,8 @@ impl<'a> Visit<'a> for Look<'_> {
     fn on_section(&mut self, client: u64) {
         self.client = client;
         self.have = self.ledger.clock(client);
+        self.known = self.have;
+        self.place = self.ledger.last_place(client);
     }
 
     #[inline]
@@ -136,32 +176,31 @@ impl<'a> Visit<'a> for Look<'_> {
             self.tangled = true;
             return Ok(());
         }
-        let depth = match read.parent {
-            Parent::Root(_) => 0,
-            Parent::Item(id) => match self.ledger.type_depth(id) {
-                Some(depth) => depth,
-                None => {
-                    self.tangled = true;
-                    return Ok(());
-                }
-            },
-            Parent::Inherited if self.ledger.nested() => {
-                let depth = |id: Option<Id>| id.map_or(0, |id| self.depth(id));
-                depth(read.origin).max(depth(read.right_origin))
-            }
-            Parent::Inherited => 0,
+        let container = match read.parent {
+            Parent::Root(name) => self.ledger.root(name),
+            Parent::Item(id) => self.ledger.container(id),
+            Parent::Inherited => None,
         };
-        if depth > 0 {
-            if self.notes.deep.len() == NOTES_MAX {
+        let place = match (read.parent, container) {
+            (Parent::Inherited, _) => {
+                let place = |id: Option<Id>| id.map_or(Place::NONE, |id| self.place(id));
+                between(place(read.origin), place(read.right_origin), read.at)?
+            }
+            (_, Some(container)) => Place::new(container, read.key.is_some()),
+            (_, None) => {
                 self.tangled = true;
                 return Ok(());
             }
-            self.notes.deep.push((
-                self.client,
-                read.id.clock.max(self.have),
-                read.clock_end(),
-                depth,
-            ));
+        };
+        if place != self.place {
+            if self.notes.places.len() == NOTES_MAX {
+                self.tangled = true;
+                return Ok(());
+            }
+            self.notes
+                .places
+                .push((self.client, read.id.clock.max(self.have), place));
+            self.place = place;
         }
         self.have = read.clock_end();
         self.notes.advance(self.client, self.have);
@@ -193,6 +232,8 @@ pub(crate) fn judge<'a>(
         ledger,
         client: 0,
         have: 0,
+        known: 0,
+        place: Place::NONE,
         notes: Notes::default(),
         structs: 0,
         news: false,
@@ -215,24 +256,34 @@ pub(crate) fn judge<'a>(
     Ok(Verdict::Planned(Box::new(plan), notes))
 }
 
-/// Notes what the plan's structs are, and refuses types nested too deeply and parents that are not
-/// types.
+/// Notes what the plan's structs are, and refuses types nested too deeply, parents that are not
+/// types, and items between two types.
 fn census(plan: &Plan<'_>, ledger: &Ledger, limits: &Limits) -> Result<Notes, Refusal> {
+    // What is new; its containers' numbers go on from the ledger's.
     let mut fresh = Ledger::default();
+    let first = ledger.container_count();
     let mut notes = Notes::default();
     plan.each_struct(limits, |read| {
         notes.advance(read.id.client, read.clock_end());
-        let at = |id: Option<Id>| id.map_or(0, |id| fresh.depth(id).max(ledger.depth(id)));
-        let depth = match read.parent {
-            Parent::Root(_) => 0,
-            Parent::Inherited => at(read.origin).max(at(read.right_origin)),
-            Parent::Item(id) => match fresh.type_depth(id).or_else(|| ledger.type_depth(id)) {
-                Some(depth) => depth,
+        let container = match read.parent {
+            Parent::Inherited => None,
+            Parent::Root(name) => match ledger.root(name).or_else(|| fresh.root(name)) {
+                Some(container) => Some(container),
+                None => {
+                    let container = first + fresh.note_container(0);
+                    fresh.note_root(name, container);
+                    notes.containers.push(0);
+                    notes.roots.push((name.into(), container));
+                    Some(container)
+                }
+            },
+            Parent::Item(id) => match fresh.container(id).or_else(|| ledger.container(id)) {
+                Some(container) => Some(container),
                 // In a type that was deleted it will be collected.
                 None if ledger.is_deleted(id.client, id.clock, id.clock + 1)
                     || plan.is_dead(id, limits) =>
                 {
-                    0
+                    None
                 }
                 None => {
                     return Err(malformed(
@@ -243,24 +294,40 @@ fn census(plan: &Plan<'_>, ledger: &Ledger, limits: &Limits) -> Result<Notes, Re
                 }
             },
         };
+        let place_of = |id: Option<Id>| match id {
+            Some(id) if id.clock < ledger.clock(id.client) => ledger.place(id),
+            Some(id) => ledger.while_alive(fresh.place(id)),
+            None => Place::NONE,
+        };
+        let place = match container {
+            Some(container) => Place::new(container, read.key.is_some()),
+            None => between(place_of(read.origin), place_of(read.right_origin), read.at)?,
+        };
         let start = read.id.clock.max(ledger.clock(read.id.client));
-        if depth > 0 {
-            fresh.note_depth(read.id.client, start, read.clock_end(), depth);
-            notes
-                .deep
-                .push((read.id.client, start, read.clock_end(), depth));
-        }
+        fresh.note_place(read.id.client, start, place);
+        notes.places.push((read.id.client, start, place));
         match read.kind {
             Kind::Item(Content::Type) => {
-                if usize::from(depth) >= limits.type_depth_max.min(usize::from(Depth::MAX - 1)) {
+                let depth = |container| {
+                    ledger
+                        .depth(container)
+                        .or_else(|| fresh.depth(container - first))
+                };
+                let inside = place
+                    .container()
+                    .and_then(depth)
+                    .map_or(1, |depth| depth + 1);
+                if usize::from(inside) > limits.type_depth_max.min(usize::from(Depth::MAX - 1)) {
                     return Err(Refusal::TooLarge {
                         what: "nesting of shared types",
-                        size: usize::from(depth) + 1,
+                        size: usize::from(inside),
                         limit: limits.type_depth_max,
                     });
                 }
-                fresh.note_type(read.id, depth + 1);
-                notes.types.push((read.id, depth + 1));
+                let container = first + fresh.note_container(inside);
+                fresh.note_type(read.id, container);
+                notes.containers.push(inside);
+                notes.types.push((read.id, container));
             }
             Kind::Item(Content::Doc) => notes.subdocs.push(read.id),
             _ => {}

@@ -37,25 +37,56 @@ impl Ranges {
 /// Nesting of shared types: 0 for what stands in a root type.
 pub(crate) type Depth = u16;
 
+/// Where units stand: in which type, and whether as its map entries or attributes. Units whose type
+/// is gone stand nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Place(u32);
+
+impl Place {
+    /// Nowhere.
+    pub(crate) const NONE: Place = Place(0);
+
+    pub(crate) fn new(container: u32, keyed: bool) -> Self {
+        Place((container + 1) << 1 | u32::from(keyed))
+    }
+
+    /// The type, as an index into the ledger's containers.
+    pub(crate) fn container(self) -> Option<u32> {
+        (self.0 >> 1).checked_sub(1)
+    }
+}
+
+/// A type that units stand in.
+#[derive(Clone, Copy, Debug)]
+struct Container {
+    /// Of what stands in it.
+    depth: Depth,
+    /// It was deleted, and with it all that stood in it.
+    dead: bool,
+}
+
 #[derive(Default, Debug)]
 struct Client {
     /// The clock after the last unit.
     clock: u32,
     deleted: Ranges,
-    /// Items that are shared types and not deleted, with the depth of what stands in them.
-    types: BTreeMap<u32, Depth>,
-    /// Units that stand deeper than 0: start to (end, depth).
-    deep: BTreeMap<u32, (u32, Depth)>,
+    /// Items that are shared types and not deleted, with their containers.
+    types: BTreeMap<u32, u32>,
+    /// Where units stand, from each clock up to the next one's; the last run apart.
+    places: BTreeMap<u32, Place>,
+    last_start: u32,
+    last_place: Place,
 }
 
 /// See the module.
 #[derive(Default, Debug)]
 pub(crate) struct Ledger {
     clients: HashMap<u64, Client, foldhash::fast::RandomState>,
+    containers: Vec<Container>,
+    /// Containers of root types.
+    roots: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     /// Sub-documents that are not deleted.
     subdocs: BTreeSet<Id>,
-    /// Whether any shared type was ever nested: if not, nothing is looked up in `types` or `deep`.
-    nested: bool,
 }
 
 impl Ledger {
@@ -65,12 +96,12 @@ impl Ledger {
         self.clients.get(&client).map_or(0, |known| known.clock)
     }
 
-    pub(crate) fn nested(&self) -> bool {
-        self.nested
-    }
-
     pub(crate) fn client_count(&self) -> usize {
         self.clients.len()
+    }
+
+    pub(crate) fn container_count(&self) -> u32 {
+        self.containers.len() as u32
     }
 
     /// Clients and clocks, in no order.
@@ -87,22 +118,59 @@ impl Ledger {
             .is_some_and(|known| known.deleted.contains(start, end))
     }
 
-    /// The depth of what stands in the type that item `id` is; `None` if it is no living type.
-    pub(crate) fn type_depth(&self, id: Id) -> Option<Depth> {
+    /// The container of a root type, if anything ever stood in it.
+    #[inline]
+    pub(crate) fn root(&self, name: &str) -> Option<u32> {
+        self.roots.get(name).copied()
+    }
+
+    /// The container that item `id` is; `None` if it is no living type.
+    pub(crate) fn container(&self, id: Id) -> Option<u32> {
         self.clients.get(&id.client)?.types.get(&id.clock).copied()
     }
 
-    /// The depth at which unit `id` stands.
-    pub(crate) fn depth(&self, id: Id) -> Depth {
-        if !self.nested {
-            return 0;
-        }
+    /// The depth of what stands in a container.
+    pub(crate) fn depth(&self, container: u32) -> Option<Depth> {
+        self.containers
+            .get(container as usize)
+            .map(|container| container.depth)
+    }
+
+    /// Where unit `id` stands.
+    #[inline]
+    pub(crate) fn place(&self, id: Id) -> Place {
         let Some(known) = self.clients.get(&id.client) else {
-            return 0;
+            return Place::NONE;
         };
-        match known.deep.range(..=id.clock).next_back() {
-            Some((_, &(end, depth))) if id.clock < end => depth,
-            _ => 0,
+        let place = if id.clock >= known.last_start {
+            known.last_place
+        } else {
+            known
+                .places
+                .range(..=id.clock)
+                .next_back()
+                .map_or(Place::NONE, |(_, &place)| place)
+        };
+        self.while_alive(place)
+    }
+
+    /// Where a client's last unit stands, or stood.
+    #[inline]
+    pub(crate) fn last_place(&self, client: u64) -> Place {
+        self.clients
+            .get(&client)
+            .map_or(Place::NONE, |known| known.last_place)
+    }
+
+    /// `place`, if its container is not gone.
+    #[inline]
+    pub(crate) fn while_alive(&self, place: Place) -> Place {
+        match place
+            .container()
+            .and_then(|index| self.containers.get(index as usize))
+        {
+            Some(container) if container.dead => Place::NONE,
+            _ => place,
         }
     }
 
@@ -113,31 +181,40 @@ impl Ledger {
         known.clock = known.clock.max(clock);
     }
 
-    /// Notes that `start..end` of a client stands at `depth`.
-    pub(crate) fn note_depth(&mut self, client: u64, start: u32, end: u32, depth: Depth) {
-        if depth == 0 {
-            return;
-        }
-        self.nested = true;
+    /// Notes that a client's units stand at `place` from `start` on.
+    pub(crate) fn note_place(&mut self, client: u64, start: u32, place: Place) {
         let known = self.clients.entry(client).or_default();
-        if let Some((_, (last_end, last_depth))) = known.deep.range_mut(..start).next_back()
-            && *last_end == start
-            && *last_depth == depth
-        {
-            *last_end = end;
-            return;
+        if known.last_place != place {
+            if start > known.last_start {
+                known.places.insert(known.last_start, known.last_place);
+            }
+            (known.last_start, known.last_place) = (start, place);
         }
-        known.deep.insert(start, (end, depth));
+    }
+
+    /// Notes a container, and says which it is.
+    pub(crate) fn note_container(&mut self, depth: Depth) -> u32 {
+        self.containers.push(Container { depth, dead: false });
+        self.containers.len() as u32 - 1
+    }
+
+    /// Notes a root type.
+    pub(crate) fn note_root(&mut self, name: &str, container: u32) {
+        self.roots.insert(name.into(), container);
     }
 
     /// Notes a shared type.
-    pub(crate) fn note_type(&mut self, id: Id, depth_inside: Depth) {
-        self.nested = true;
+    pub(crate) fn note_type(&mut self, id: Id, container: u32) {
         self.clients
             .entry(id.client)
             .or_default()
             .types
-            .insert(id.clock, depth_inside);
+            .insert(id.clock, container);
+    }
+
+    /// Notes that what stood in a container is gone.
+    pub(crate) fn note_dead(&mut self, container: u32) {
+        self.containers[container as usize].dead = true;
     }
 
     pub(crate) fn subdocs(&self) -> &BTreeSet<Id> {
@@ -150,13 +227,11 @@ impl Ledger {
 
     /// Notes a deletion.
     pub(crate) fn note_deleted(&mut self, client: u64, start: u32, end: u32) {
-        let nested = self.nested;
         let known = self.clients.entry(client).or_default();
         known.deleted.insert(start, end);
-        if nested && !known.types.is_empty() {
-            while let Some((&clock, _)) = known.types.range(start..end).next() {
-                known.types.remove(&clock);
-            }
+        while let Some((&clock, &container)) = known.types.range(start..end).next() {
+            known.types.remove(&clock);
+            self.containers[container as usize].dead = true;
         }
         let range = Id {
             client,

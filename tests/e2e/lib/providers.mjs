@@ -1,6 +1,9 @@
 // The published y-websocket clients, unmodified, by their major version.
 import WebSocket from 'ws'
 
+// Each provider listens for the end of the process.
+process.setMaxListeners(0)
+
 const LOADERS = {
   v1: async () => [await import('yjs'), (await import('y-websocket-v1')).WebsocketProvider],
   v2: async () => [await import('yjs'), (await import('y-websocket-v2')).WebsocketProvider],

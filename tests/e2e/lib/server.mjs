@@ -19,6 +19,9 @@ export const RUNTIME = process.env.COLLABBLOCKS_RUNTIME ?? 'ring'
 /** A reason to skip a test that only makes sense against our own server. */
 export const OURS_ONLY = REFERENCE ? 'the reference server promises nothing here' : false
 
+/** The suites' own settings are no settings of the server. */
+const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('COLLABBLOCKS_')))
+
 const running = new Set()
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL')
@@ -54,7 +57,7 @@ export async function startServer(options = {}) {
   const port = options.port ?? (await freePort())
   const data = options.data ?? (await tempDir('data'))
   const [bin, args] = command({ port, data, cores: options.cores, args: options.args ?? [] })
-  const child = spawn(bin, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(bin, args, { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'] })
   running.add(child)
   let log = ''
   for (const stream of [child.stdout, child.stderr]) {

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)] // Entries are pushed to the ring.
 
 use super::Ring;
+use super::conn::Conn;
 use super::uring::{Done, Op, Uring};
-use crate::runtime::{ACCEPT_REST_NS, Core};
+use crate::runtime::{ACCEPT_REST_NS, Core, is_loopback};
 use crate::shard::{Event, Instant};
 use io_uring::opcode::{AcceptMulti, AsyncCancel};
 use io_uring::squeue::Flags;
@@ -133,15 +134,10 @@ impl<C: Core> Ring<C> {
             return Ok(());
         };
         let loopback = is_loopback(peer);
-        if let Some(conn) = self.conns.insert(socket) {
+        if let Some(conn) = self.conns.insert(|_| Conn::new(socket)) {
             self.seat.feed(Event::Accepted { conn, loopback });
             self.queue_arm(conn);
         }
         Ok(())
     }
-}
-
-fn is_loopback(peer: rustix::net::SocketAddrAny) -> bool {
-    use std::net::SocketAddr;
-    SocketAddr::try_from(peer).is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
 }

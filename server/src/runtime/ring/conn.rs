@@ -1,7 +1,7 @@
-//! The connections of a core, by slot.
+//! One connection's state.
 
-use super::uring::SLOTS_MAX;
-use crate::shard::{ConnId, Handoff, Instant, ShardId};
+use crate::runtime::slots::Slots;
+use crate::shard::{ConnId, Handoff, ShardId};
 use std::os::fd::OwnedFd;
 
 /// Which receive is under way.
@@ -102,100 +102,12 @@ impl Conn {
     }
 }
 
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    conn: Option<Conn>,
-}
-
 /// All connections of a core.
-#[derive(Debug, Default)]
-pub(super) struct Conns {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-}
+pub(super) type Conns = Slots<Conn>;
 
 impl Conns {
-    /// Takes a socket in, unless there is no number left for it.
-    pub fn insert(&mut self, socket: OwnedFd) -> Option<ConnId> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = u32::try_from(self.slots.len())
-                    .ok()
-                    .filter(|slot| *slot < SLOTS_MAX)?;
-                self.slots.push(Slot {
-                    generation: 0,
-                    conn: None,
-                });
-                slot
-            }
-        };
-        let place = &mut self.slots[slot as usize];
-        assert!(place.conn.is_none(), "a free slot holds a connection");
-        place.generation = place.generation.wrapping_add(1);
-        place.conn = Some(Conn::new(socket));
-        Some(ConnId {
-            slot,
-            generation: place.generation,
-        })
-    }
-
-    /// Takes a connection in again that was removed just before, under the same number.
-    pub fn put_back(&mut self, id: ConnId, socket: OwnedFd) {
-        assert_eq!(self.free.pop(), Some(id.slot), "nothing came between");
-        let place = &mut self.slots[id.slot as usize];
-        assert_eq!(place.generation, id.generation, "nothing came between");
-        place.conn = Some(Conn::new(socket));
-    }
-
-    /// A connection, unless it is gone.
-    pub fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
-        let place = self.slots.get_mut(id.slot as usize)?;
-        if place.generation == id.generation {
-            place.conn.as_mut()
-        } else {
-            None
-        }
-    }
-
     /// A connection that the shard knows.
     pub fn live(&mut self, id: ConnId) -> Option<&mut Conn> {
         self.get(id).filter(|conn| conn.is_live())
-    }
-
-    /// Takes a connection out; its slot may be used again.
-    pub fn remove(&mut self, id: ConnId) -> Conn {
-        let place = &mut self.slots[id.slot as usize];
-        assert_eq!(
-            place.generation, id.generation,
-            "a connection is removed once"
-        );
-        let conn = place.conn.take().expect("a connection is removed once");
-        self.free.push(id.slot);
-        conn
-    }
-}
-
-/// Connections that are to be gone by a time, in order of it.
-#[derive(Debug, Default)]
-pub(super) struct Deadlines {
-    list: std::collections::VecDeque<(Instant, ConnId)>,
-}
-
-impl Deadlines {
-    /// All are given the same span, so they stay in order.
-    pub fn add(&mut self, at: Instant, conn: ConnId) {
-        self.list.push_back((at, conn));
-    }
-
-    pub fn next(&self) -> Option<Instant> {
-        self.list.front().map(|(at, _)| *at)
-    }
-
-    pub fn pop_due(&mut self, now: Instant) -> Option<ConnId> {
-        self.list
-            .pop_front_if(|(at, _)| *at <= now)
-            .map(|(_, conn)| conn)
     }
 }

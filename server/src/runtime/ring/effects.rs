@@ -153,11 +153,7 @@ impl<C: Core> Ring<C> {
     }
 
     fn reply(&mut self, mut reply: ControlReply) {
-        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        // A core that waits uses no CPU, so its CPU time is its busy time.
-        self.stats.busy_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
-        self.stats.elapsed_ns = self.seat.now.0 - self.started.0;
-        complete_reply(&mut reply, &self.stats);
+        complete_reply(&mut reply, &mut self.stats, self.seat.now, self.started);
         // Without a control plane nobody wants the answer.
         let _ = self.ports.replies.send((self.ports.shard, reply));
     }

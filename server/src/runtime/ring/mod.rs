@@ -10,19 +10,17 @@ mod buffers;
 mod conn;
 mod effects;
 mod log;
-mod probe;
 mod socket;
 mod uring;
 
-pub use probe::probe;
-
 use super::log::LogThread;
+use super::slots::Deadlines;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
 use crate::mailbox::{Incoming, LogEnd};
 use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats};
 use accept::Acceptor;
 use buffers::Buffers;
-use conn::{Conns, Deadlines};
+use conn::{Conn, Conns};
 use log::{LogWriter, Written};
 use std::collections::VecDeque;
 use std::io;
@@ -227,7 +225,7 @@ impl<C: Core> Ring<C> {
                 Incoming::Parcel(_, parcel) => {
                     let Mail::Handoff(handoff) = parcel.mail;
                     // Without a number left the socket is closed: 16 million are open already.
-                    if let Some(conn) = self.conns.insert(parcel.socket) {
+                    if let Some(conn) = self.conns.insert(|_| Conn::new(parcel.socket)) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
                         self.queue_arm(conn);
                     }

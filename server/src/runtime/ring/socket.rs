@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // The kernel reads the bytes that are sent, and writes those received.
 
 use super::buffers::{BUFFER_BYTES, GROUP};
-use super::conn::{Leaving, Phase, Recv};
+use super::conn::{Conn, Leaving, Phase, Recv};
 use super::uring::{Done, Op};
 use super::{Pending, Ring};
 use crate::mailbox::Parcel;
@@ -331,7 +331,7 @@ impl<C: Core> Ring<C> {
                     Ok(true) => self.wake(to)?,
                     Err(parcel) => {
                         self.stats.mailbox_full += 1;
-                        self.conns.put_back(id, parcel.socket);
+                        self.conns.put_back(id, Conn::new(parcel.socket));
                         self.pending.push_back(Pending::Refused(id));
                         self.queue_arm(id);
                     }

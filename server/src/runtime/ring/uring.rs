@@ -1,6 +1,7 @@
 //! The ring itself: set-up, submission, reaping, and what a completion belongs to.
 #![allow(unsafe_code)] // Entries carry raw pointers to memory that the kernel reads and writes.
 
+use crate::runtime::slots::SLOTS_MAX;
 use crate::shard::ConnId;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
@@ -51,9 +52,6 @@ const OPS: [Op; 10] = [
     Op::LogWrite,
     Op::LogSync,
 ];
-
-/// Connections a core can number: 24 bits of user data.
-pub(super) const SLOTS_MAX: u32 = 1 << 24;
 
 impl Op {
     /// User data for an operation on a connection.

@@ -1,0 +1,146 @@
+//! A server as an operator runs it: started, asked, stopped, and its logs read.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+/// Small segments, so that a store is made quickly.
+const SMALL: [&str; 6] = [
+    "--cores",
+    "1",
+    "--limits-update-bytes-max",
+    "262144",
+    "--wal-segment-bytes",
+    "1048576",
+];
+
+fn collabblocks() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_collabblocks"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("COLLABBLOCKS_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(args: &[&str], data: &Path) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = collabblocks().args(args).arg(data).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+struct Server {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    address: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Server {
+        let mut command = collabblocks();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(SMALL);
+        command.arg("--data").arg(data).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended");
+            let event: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON");
+            if let Some(address) = event["address"].as_str() {
+                return Server {
+                    address: address.into(),
+                    child,
+                    log,
+                };
+            }
+        }
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let kill = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(kill.success());
+        let mut rest = String::new();
+        while self.log.read_line(&mut rest).unwrap() > 0 {}
+        self.child.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn a_server_is_started_asked_and_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data);
+
+    let health = collabblocks()
+        .args(["health", "--listen", &server.address])
+        .output()
+        .unwrap();
+    assert_eq!(health.status.code(), Some(0), "{health:?}");
+
+    let second = ["serve", "--listen", "127.0.0.1:0", "--data"];
+    let (code, _, errors) = run(&second, &data);
+    assert_eq!(code, Some(69), "{errors}");
+    let holder = format!("in use by process {}", server.child.id());
+    assert!(errors.contains(&holder), "{errors}");
+
+    let (code, verdict, warning) = run(&["wal", "verify"], &data);
+    assert_eq!(code, Some(0), "{verdict}");
+    assert!(warning.contains("a server is running"), "{warning}");
+
+    assert_eq!(server.stop(), Some(0));
+    let (code, verdict, warning) = run(&["wal", "verify"], &data);
+    assert_eq!((code, warning.as_str()), (Some(0), ""));
+    assert!(
+        verdict.starts_with("shard 0: ok, 1 records") && verdict.ends_with("closed in order\n"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn damage_in_a_log_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path();
+    assert_eq!(Server::start(data).stop(), Some(0));
+    let (code, listing, _) = run(&["wal", "inspect", "--records"], data);
+    assert_eq!(code, Some(0), "{listing}");
+    assert!(listing.contains("1 batches, 1 records"), "{listing}");
+    assert!(listing.contains("CleanShutdown"), "{listing}");
+
+    let segment = data.join("gen-0001/shard-000/wal/0000000000000001.wal");
+    let file = std::fs::File::options().write(true).open(segment).unwrap();
+    // Past the batch's header, whose own checksum then still says that there is a batch.
+    file.write_all_at(&[0xFF; 4], 4096 + 128).unwrap();
+    let (code, listing, _) = run(&["wal", "inspect", "--batches"], data);
+    assert_eq!(code, Some(1), "{listing}");
+    assert!(listing.contains("1 DAMAGED"), "{listing}");
+    assert!(listing.contains("batch at LSN"), "{listing}");
+    let (code, verdict, _) = run(&["wal", "verify"], data);
+    assert_eq!(code, Some(0), "{verdict}");
+    assert!(verdict.contains("a torn tail at LSN"), "{verdict}");
+
+    file.write_all_at(&[0xFF; 4], 16).unwrap();
+    let (code, verdict, _) = run(&["wal", "verify"], data);
+    assert_eq!(code, Some(1), "{verdict}");
+    assert!(verdict.contains("shard 0: REFUSED"), "{verdict}");
+}
+
+#[test]
+fn a_directory_without_a_store_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = std::fs::File::create(dir.path().join("notes.txt")).unwrap();
+    file.write_all(b"not a store").unwrap();
+    for command in ["verify", "inspect"] {
+        let (code, _, errors) = run(&["wal", command], dir.path());
+        assert_eq!(code, Some(1));
+        assert!(errors.contains("is no data directory"), "{errors}");
+    }
+}
