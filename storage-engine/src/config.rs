@@ -66,9 +66,9 @@ impl Default for EngineConfig {
 /// What the engine wants done. The runtime carries it out and reports back.
 #[derive(Debug)]
 pub enum Request {
-    /// Write and sync, then [`Engine::on_written`]. At most one at a time.
+    /// Write and sync, then [`crate::Engine::on_written`]. At most one at a time.
     Write(WriteJob),
-    /// Blocking work for a file-worker thread: `job.run(disk)`, then [`Engine::on_job_done`].
+    /// Blocking work for a file-worker thread: `job.run(disk)`, then [`crate::Engine::on_job_done`].
     Job(Job),
 }
 

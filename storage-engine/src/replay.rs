@@ -89,8 +89,9 @@ impl<'a> Replay<'a> {
                 ));
             }
             // The whole history is in the log: a snapshot that cannot be read is not needed.
+            let (disk, dir) = self.source.expect("a log that is read has a directory");
             if let Some(at) = seen.snapshot
-                && read(self.source, name, at).is_err()
+                && Entry::read(disk, dir, name, at).is_err()
             {
                 (seen.snapshot, seen.seq) = (None, 0);
                 self.rooms.forget_snapshot(name);

@@ -118,17 +118,21 @@ fn a_torn_snapshot_gives_way_to_the_one_before_it() {
     let sim = SimDisk::new();
     let mut clients = filled(&sim, 3);
     let before = sim.files();
-    let mut host = open(&sim).unwrap();
-    let mut rng = rng(5);
-    for (name, client) in &mut clients {
-        let id = host.attach(name);
-        host.engine
-            .apply(host.now, id, &client.edit(&mut rng, 50), false)
-            .unwrap();
-        host.engine.detach(host.now, id);
-    }
+    // Nothing but the one new snapshot is written: no manifest knows of it.
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    let config = EngineConfig {
+        snapshot_live_ratio_min: 0.0,
+        segments_max: 100,
+        ..config()
+    };
+    let store = Store::open(&disk, Path::new(ROOT), 1, &config, [5; 32]).unwrap();
+    let mut host = Host::around(store.open_shard(&disk, 0, &config).unwrap().0, &disk);
+    let id = host.attach("room 0");
+    let update = clients.get_mut("room 0").unwrap().edit(&mut rng(5), 50);
+    host.engine.apply(host.now, id, &update, false).unwrap();
+    host.engine.detach(host.now, id);
     host.run_for(1000 * MS);
-    assert_eq!(host.engine.stats().rooms_loaded, 0);
+    assert_eq!(host.engine.stats().snapshots_stored, 1);
     drop(host);
     let mut torn = 0;
     for (path, bytes) in snapshot_files(&sim) {

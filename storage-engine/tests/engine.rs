@@ -85,7 +85,7 @@ fn a_snapshot_is_not_stored_before_what_it_covers_is_durable() {
     let stores = |host: &Host| {
         host.jobs
             .iter()
-            .any(|job| format!("{job:?}").contains("store"))
+            .any(|job| format!("{job:?}").contains("Job(store"))
     };
     for _ in 0..10 {
         host.now += MS;
