@@ -196,6 +196,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "01 02 07 00 24 01 01 74 01 6b 01 61 c4 01 00 07 00 01 62 00",
         "origins_apart",
     ),
+    (
+        "an item known in part, whose rest is put elsewhere",
+        "01 01 01 00 04 01 01 75 02 61 62 00",
+        "origins_apart",
+    ),
     // Claims that would be allocated or recursed into.
     (
         "10 million client sections",

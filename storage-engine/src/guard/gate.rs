@@ -130,19 +130,37 @@ impl Look<'_> {
     }
 }
 
-/// Where an item stands whose neighbours stood there when it was made. No editor makes an item
-/// between two types, or between a list and a map entry; yrs would lose track of one of them, and
-/// later follow pointers to what it has freed.
+/// What an item is put to the right of: its origin, or if it is known in part, up to `have`, what is
+/// known of it.
 #[inline]
-fn between(left: Place, right: Place, at: usize) -> Result<Place, Refusal> {
-    if left != right && left != Place::NONE && right != Place::NONE {
-        return Err(malformed(
-            "origins_apart",
-            "an item whose neighbours are in different types",
-            at,
-        ));
+fn left(read: &Struct<'_>, have: u32) -> Option<Id> {
+    match read.kind {
+        Kind::Item(_) if read.id.clock < have => Some(Id {
+            clock: have - 1,
+            ..read.id
+        }),
+        _ => read.origin,
     }
-    Ok(if left == Place::NONE { right } else { left })
+}
+
+/// Where an item stands, by its explicit parent and its neighbours. No editor makes an item between
+/// two types, or between a list and a map entry; yrs would lose track of one of them, and later
+/// follow pointers to what it has freed.
+#[inline]
+fn agreed(parent: Place, left: Place, right: Place, at: usize) -> Result<Place, Refusal> {
+    let mut place = parent;
+    for other in [left, right] {
+        if place == Place::NONE {
+            place = other;
+        } else if other != place && other != Place::NONE {
+            return Err(malformed(
+                "origins_apart",
+                "an item whose neighbours are in different types",
+                at,
+            ));
+        }
+    }
+    Ok(place)
 }
 
 impl<'a> Visit<'a> for Look<'_> {
@@ -181,17 +199,19 @@ impl<'a> Visit<'a> for Look<'_> {
             Parent::Item(id) => self.ledger.container(id),
             Parent::Inherited => None,
         };
-        let place = match (read.parent, container) {
-            (Parent::Inherited, _) => {
-                let place = |id: Option<Id>| id.map_or(Place::NONE, |id| self.place(id));
-                between(place(read.origin), place(read.right_origin), read.at)?
-            }
-            (_, Some(container)) => Place::new(container, read.key.is_some()),
-            (_, None) => {
-                self.tangled = true;
-                return Ok(());
-            }
-        };
+        if container.is_none() && read.parent != Parent::Inherited {
+            self.tangled = true;
+            return Ok(());
+        }
+        let place_of = |id: Option<Id>| id.map_or(Place::NONE, |id| self.place(id));
+        let place = agreed(
+            container.map_or(Place::NONE, |container| {
+                Place::new(container, read.key.is_some())
+            }),
+            place_of(left(read, self.have)),
+            place_of(read.right_origin),
+            read.at,
+        )?;
         if place != self.place {
             if self.notes.places.len() == NOTES_MAX {
                 self.tangled = true;
@@ -299,11 +319,19 @@ fn census(plan: &Plan<'_>, ledger: &Ledger, limits: &Limits) -> Result<Notes, Re
             Some(id) => ledger.while_alive(fresh.place(id)),
             None => Place::NONE,
         };
-        let place = match container {
-            Some(container) => Place::new(container, read.key.is_some()),
-            None => between(place_of(read.origin), place_of(read.right_origin), read.at)?,
-        };
         let start = read.id.clock.max(ledger.clock(read.id.client));
+        let place = match (read.parent, container) {
+            // It will be collected.
+            (Parent::Item(_), None) => Place::NONE,
+            _ => agreed(
+                container.map_or(Place::NONE, |container| {
+                    Place::new(container, read.key.is_some())
+                }),
+                place_of(left(read, start)),
+                place_of(read.right_origin),
+                read.at,
+            )?,
+        };
         fresh.note_place(read.id.client, start, place);
         notes.places.push((read.id.client, start, place));
         match read.kind {
