@@ -9,9 +9,12 @@
 mod batch;
 pub mod disk;
 mod format;
+pub mod inspect;
 mod log;
 mod recovery;
 mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim_disk;
 mod types;
 
 pub use disk::{AlignedBuf, Disk, FsDisk};

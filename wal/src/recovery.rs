@@ -13,6 +13,7 @@ use crate::{
     AlignedBuf, BLOCK_BYTES, Disk, Identity, Lsn, OpenError, Record, RecordKind, Recovered,
     RoomKey, SegmentId,
 };
+pub(crate) use examine::payload_fits;
 use examine::{Examined, examine, own_header};
 use std::collections::BTreeSet;
 use std::io;
@@ -39,6 +40,8 @@ pub(crate) struct Scan {
     pub(crate) segment: SegmentId,
     pub(crate) salt: u64,
     pub(crate) offset: u64,
+    /// The end of the last batch: behind `offset` if the first write into a segment was cut short.
+    pub(crate) durable: Lsn,
     /// The last batch's checksum; zero if there is none.
     pub(crate) previous: u32,
     pub(crate) epoch_max: u64,
@@ -124,6 +127,8 @@ struct Reader<'a> {
 struct Progress {
     segment: SegmentId,
     offset: u64,
+    /// The end of the last batch.
+    durable: Lsn,
     /// `None` before the first batch, which may carry any.
     previous: Option<u32>,
     epoch_max: u64,
@@ -166,6 +171,7 @@ impl Reader<'_> {
         let mut progress = Progress {
             segment: low,
             offset: SEGMENT_HEADER_BYTES,
+            durable: Lsn(self.start(low).0 + SEGMENT_HEADER_BYTES),
             previous: None,
             epoch_max: 0,
             unsealed: false,
@@ -184,7 +190,7 @@ impl Reader<'_> {
             let mut facts = examined.facts();
             let mut later = Vec::new();
             if decide(&facts) != Verdict::Replay {
-                facts.continued = self.continues(&progress, at)?;
+                facts.continued = self.continues(&progress)?;
                 if !facts.continued {
                     (facts.vouched, later) = self.search_later(&mut progress, at)?;
                 }
@@ -207,6 +213,7 @@ impl Reader<'_> {
                         replay,
                     )?;
                     progress.offset += header.batch_bytes();
+                    progress.durable = end;
                     progress.previous = Some(checksum);
                     progress.epoch_max = progress.epoch_max.max(header.epoch);
                     progress.report.bytes += header.batch_bytes();
@@ -223,6 +230,10 @@ impl Reader<'_> {
                     progress.report.clean = false;
                     break later;
                 }
+                (Verdict::Damaged, _) if progress.offset == self.segment_bytes => {
+                    let next = SegmentId(progress.segment.0 + 1);
+                    return Err(self.damaged(next, SEGMENT_HEADER_BYTES, what));
+                }
                 (Verdict::Damaged, _) => {
                     return Err(self.damaged(progress.segment, progress.offset, what));
                 }
@@ -238,6 +249,7 @@ impl Reader<'_> {
             segment: progress.segment,
             salt: self.salt,
             offset: progress.offset,
+            durable: progress.durable,
             previous: progress.previous.unwrap_or(0),
             epoch_max: progress.epoch_max,
             unsealed: progress.unsealed,
@@ -366,7 +378,7 @@ impl Reader<'_> {
     }
 
     /// Whether the next segment's first batch was written directly after the last batch read.
-    fn continues(&self, progress: &Progress, at: Lsn) -> Result<bool, OpenError> {
+    fn continues(&self, progress: &Progress) -> Result<bool, OpenError> {
         let next = SegmentId(progress.segment.0 + 1);
         let (Some(previous), true) = (progress.previous, self.live.contains(&next)) else {
             return Ok(false);
@@ -382,7 +394,9 @@ impl Reader<'_> {
         let first = Lsn(self.start(next).0 + SEGMENT_HEADER_BYTES);
         Ok(match own_header(batch, Some(salt), next, first) {
             Some(Ok(batch)) => {
-                batch.lsn == first && batch.previous == previous && batch.durable_lsn == at
+                batch.lsn == first
+                    && batch.previous == previous
+                    && batch.durable_lsn == progress.durable
             }
             // Refused once it is read.
             Some(Err(_)) => true,

@@ -4,6 +4,7 @@ use super::Prepared;
 use crate::format::SegmentHeader;
 use crate::segment::{prepare_new, prepare_recycled, salt, segment_path};
 use crate::{Disk, Identity, LogConfig, SegmentId};
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +65,8 @@ impl LogJobDone {
 /// What is known about preparing: at most one job is under way.
 #[derive(Debug, Default)]
 pub(super) struct Preparation {
-    /// Files that hold nothing needed, oldest last.
-    spare: Vec<SegmentId>,
+    /// Files that hold nothing needed, oldest first, so that those left stay without a gap.
+    spare: VecDeque<SegmentId>,
     under_way: bool,
     failing: bool,
     /// Calls until a failed preparation is tried again.
@@ -73,7 +74,7 @@ pub(super) struct Preparation {
 }
 
 impl Preparation {
-    pub(super) fn new(spare: Vec<SegmentId>) -> Self {
+    pub(super) fn new(spare: VecDeque<SegmentId>) -> Self {
         Self {
             spare,
             ..Self::default()
@@ -86,7 +87,7 @@ impl Preparation {
     }
 
     pub(super) fn add_spare(&mut self, segment: SegmentId) {
-        self.spare.push(segment);
+        self.spare.push_back(segment);
         self.wait_calls = 0;
     }
 
@@ -114,12 +115,14 @@ impl Preparation {
                     segment_bytes: config.segment_bytes,
                     salt: salt(config.salt_seed, epoch, segment),
                 };
-                match self.spare.pop() {
+                match self.spare.pop_front() {
                     Some(old) => Work::Recycle { old, header },
                     None => Work::New(header),
                 }
             }
-            None if self.spare.len() > config.segments_ready => Work::Remove(self.spare.pop()?),
+            None if self.spare.len() > config.segments_ready => {
+                Work::Remove(self.spare.pop_front()?)
+            }
             None => return None,
         };
         self.under_way = true;

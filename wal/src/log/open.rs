@@ -47,8 +47,9 @@ impl Log {
                 salt: header.salt,
             },
             offset: SEGMENT_HEADER_BYTES,
+            durable: Lsn(FIRST_SEGMENT.0 * config.segment_bytes + SEGMENT_HEADER_BYTES),
             ready: VecDeque::new(),
-            spare: Vec::new(),
+            spare: VecDeque::new(),
             previous: 0,
             unsealed: false,
         };
@@ -97,10 +98,10 @@ impl Log {
                 salt,
             });
         }
-        let mut spare = scan.spare;
+        let mut spare = VecDeque::from(scan.spare);
         if ready.is_empty() && scan.offset + BLOCK_BYTES as u64 > config.segment_bytes {
             let header = fresh(SegmentId(scan.segment.0 + 1));
-            match spare.pop() {
+            match spare.pop_front() {
                 Some(old) => prepare_recycled(disk, dir, old, &header),
                 None => prepare_new(disk, dir, &header),
             }
@@ -118,6 +119,7 @@ impl Log {
                 salt: scan.salt,
             },
             offset: scan.offset,
+            durable: scan.durable,
             ready,
             spare,
             previous: scan.previous,
@@ -141,7 +143,7 @@ impl Log {
             closed: VecDeque::new(),
             pending_bytes: 0,
             in_flight: None,
-            durable: Lsn(tail.0.0 * config.segment_bytes + tail.1),
+            durable: start.durable,
             previous: start.previous,
             unsealed: start.unsealed,
             poisoned: false,
@@ -157,8 +159,9 @@ struct Start {
     low: SegmentId,
     writing: Prepared,
     offset: u64,
+    durable: Lsn,
     ready: VecDeque<Prepared>,
-    spare: Vec<SegmentId>,
+    spare: VecDeque<SegmentId>,
     previous: u32,
     unsealed: bool,
 }

@@ -114,12 +114,16 @@ impl Examined {
     /// What is wrong with it, if it is to be replayed and cannot.
     pub(crate) fn what(&self) -> &'static str {
         match *self {
-            Self::Zero => "a batch is gone (zero bytes in its place)",
+            Self::Zero => {
+                "a batch is gone here or at the beginning of the next segment (zero bytes stand here)"
+            }
             Self::Unreadable(what) => what,
             Self::Newer { .. } => "a batch is of an unknown version",
             Self::Batch {
                 own_salt: false, ..
-            } => "a batch is gone (what stands there was written long before)",
+            } => {
+                "a batch is gone here or at the beginning of the next segment (what stands here was written long before)"
+            }
             Self::Batch {
                 in_place: false, ..
             } => "a batch stands where it was not written to",

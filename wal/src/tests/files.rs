@@ -17,7 +17,9 @@ fn config() -> LogConfig {
     }
 }
 
-fn open(dir: &Path, low: u64) -> (Log, Recovered, Vec<(RecordKind, u64, Vec<u8>)>) {
+type Replayed = Vec<(RecordKind, u64, Vec<u8>)>;
+
+fn open(dir: &Path, low: u64) -> (Log, Recovered, Replayed) {
     let mut records = Vec::new();
     let (log, recovered) = Log::open(
         &FsDisk::new(),
