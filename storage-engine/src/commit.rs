@@ -4,6 +4,10 @@ use crate::config::{Nanos, Request};
 use crate::engine::{Engine, nanos};
 use collabblocks_wal::{Lsn, Poisoned, RecordKind, RoomKey, WriteJob};
 use std::io;
+use std::time::Duration;
+
+/// How often `poll` wants to be called while the log waits for a segment.
+const SEGMENT_WAIT: Duration = Duration::from_millis(10);
 
 /// How far the engine's shutdown has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,12 +84,16 @@ impl Engine {
                 return;
             }
         }
-        if let Some(job) = self.log.next_write() {
-            // What did not fit into this batch has waited as long.
-            if self.log.pending_bytes() == 0 {
-                self.commit.pending_since = None;
+        match self.log.next_write() {
+            Some(job) => {
+                // What did not fit into this batch has waited as long.
+                if self.log.pending_bytes() == 0 {
+                    self.commit.pending_since = None;
+                }
+                requests.push(Request::Write(job));
             }
-            requests.push(Request::Write(job));
+            // The next segment is not prepared; one that failed is tried for again by later calls.
+            None => next.at(now.saturating_add(nanos(SEGMENT_WAIT))),
         }
     }
 

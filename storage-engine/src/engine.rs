@@ -1,14 +1,19 @@
 //! The storage side of a shard, as a state machine.
 
+use crate::checkpoint::Upkeep;
 use crate::commit::{Closing, Commit, Deadline};
-use crate::config::{
-    EngineConfig, EngineStats, Nanos, Notice, Outcome, Request, RoomId, RoomStatus,
-};
+use crate::compact::Compaction;
+use crate::config::{EngineConfig, EngineStats, Nanos, Notice, Outcome, Request, RoomId};
+use crate::evict::Idle;
 use crate::guard::Refusal;
+use crate::index::Segments;
 use crate::job::{Done, Job, JobDone, Work};
-use crate::room_doc::{Applied, RoomDoc};
-use crate::rooms::{DocState, Room, Rooms};
-use collabblocks_wal::{Log, Lsn, RecordKind, RoomKey};
+use crate::paths::ShardDir;
+use crate::room_doc::Applied;
+use crate::rooms::{DocState, Rooms};
+use crate::space::Space;
+use collabblocks_wal::{AppendError, Appended, Log, Lsn, RecordKind, RoomKey};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a room's name that a snapshot can carry.
@@ -19,51 +24,38 @@ pub(crate) fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
+/// Bytes of a RoomCreated record beside the name, generously.
+const CREATED_BYTES: usize = 256;
+
 /// All rooms of a shard. Lives on the shard's core; does no I/O while it serves.
 pub struct Engine {
     pub(crate) config: EngineConfig,
+    pub(crate) dir: Arc<ShardDir>,
     pub(crate) log: Log,
     pub(crate) rooms: Rooms,
+    pub(crate) segments: Segments,
     pub(crate) commit: Commit,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) compaction: Option<Compaction>,
+    pub(crate) idle: Idle,
+    pub(crate) space: Space,
+    /// Rooms in quarantine whose records are not all durable yet.
+    pub(crate) to_rebuild: Vec<RoomId>,
+    /// Rooms made from the log at start, which nobody uses yet.
+    pub(crate) recovered: Vec<RoomId>,
+    /// Estimated bytes of documents in memory.
     pub(crate) document_bytes: usize,
+    /// Bytes of updates logged since start.
     pub(crate) log_bytes: u64,
-    /// Jobs under way.
+    /// Work begun since the last call of `poll`.
+    pub(crate) outbox: Vec<Work>,
+    /// Jobs under way, the outbox's included.
     pub(crate) jobs: u32,
 }
 
 impl Engine {
-    /// Takes a hold on a room, which is made if it is new (a new room is not logged before its first
-    /// update). Each hold is let go with [`Engine::detach`].
-    pub fn attach(&mut self, _now: Nanos, name: &str) -> (RoomId, RoomStatus) {
-        let id = match self.rooms.find(name) {
-            Some(id) => id,
-            None => self
-                .rooms
-                .insert(Room::new(name.into(), DocState::Ready(RoomDoc::new()))),
-        };
-        let room = self.rooms.get_mut(id).expect("the room was found or made");
-        room.holds += 1;
-        let status = match room.doc {
-            DocState::Ready(_) => RoomStatus::Ready,
-            DocState::Loading | DocState::Quarantined(_) => RoomStatus::Loading,
-        };
-        (id, status)
-    }
-
-    /// Lets go of a hold. The room may be evicted later; its id stays valid until then.
-    pub fn detach(&mut self, now: Nanos, room: RoomId) {
-        // A room that could not be loaded is gone before its sessions are.
-        let Some(room) = self.rooms.get_mut(room) else {
-            return;
-        };
-        room.holds = room.holds.checked_sub(1).expect("a hold is let go once");
-        if room.holds == 0 {
-            room.idle_since = now;
-        }
-    }
-
     /// Guard, apply, append to the log. The room is `Ready`. On `Err` nothing was logged, and the
-    /// document is as it was or in quarantine until it has been rebuilt without the update.
+    /// document is as it was, or in quarantine until it has been rebuilt without the update.
     pub fn apply(
         &mut self,
         now: Nanos,
@@ -81,9 +73,38 @@ impl Engine {
         let DocState::Ready(doc) = &mut room.doc else {
             return Err(Refusal::Unavailable("the room is being read from disk"));
         };
+        if self.space.short {
+            return Err(Refusal::Unavailable("the server's disk is nearly full"));
+        }
+        if room.name.len() > NAME_BYTES_MAX {
+            let (size, limit) = (room.name.len(), NAME_BYTES_MAX);
+            return Err(Refusal::TooLarge {
+                what: "bytes of the room's name",
+                size,
+                limit,
+            });
+        }
+        // What the log will not take must not change the document.
+        match self.log.can_take(update.len() + room.name.len() + CREATED_BYTES) {
+            Ok(()) => {}
+            Err(AppendError::TooLarge { bytes, max }) => {
+                return Err(Refusal::TooLarge { what: "bytes of an update in the log", size: bytes, limit: max });
+            }
+            Err(AppendError::Full(_) | AppendError::Poisoned) => {
+                return Err(Refusal::Unavailable("the server's disk is behind"));
+            }
+        }
         let before = doc.memory_estimate();
-        let applied = doc.apply(update, cut_gaps, &self.config.limits)?;
-        self.document_bytes = (self.document_bytes + doc.memory_estimate()).saturating_sub(before);
+        let applied = match doc.apply(update, cut_gaps, &self.config.limits) {
+            Ok(applied) => applied,
+            Err(refusal) => {
+                if doc.poisoned() {
+                    self.quarantine(id, before);
+                }
+                return Err(refusal);
+            }
+        };
+        let after = doc.memory_estimate();
         let bytes = match &applied {
             Applied::New => update,
             Applied::Cut(bytes) => bytes,
@@ -95,35 +116,60 @@ impl Engine {
                 });
             }
         };
+        let Some(appended) = self.log_update(id, bytes) else {
+            self.quarantine(id, before);
+            return Err(Refusal::Unavailable("the server's disk is behind"));
+        };
+        self.document_bytes = (self.document_bytes + after).saturating_sub(before);
+        self.log_bytes += bytes.len() as u64;
+        self.commit.pending_since.get_or_insert(now);
+        let room = self.rooms.get(id).expect("the room is in use");
+        Ok(Outcome {
+            durable_at: appended.durable_at,
+            room_seq: room.seq,
+            applied,
+        })
+    }
+
+    /// Appends an update, and before a room's first one the room's making.
+    fn log_update(&mut self, id: RoomId, update: &[u8]) -> Option<Appended> {
+        let room = self.rooms.get_mut(id).expect("the room is in use");
+        let mut pin = None;
         let key = match room.key {
             Some(key) => key,
             None => {
-                let created = self.log.append(
-                    RecordKind::RoomCreated,
-                    RoomKey(0),
-                    0,
-                    &[room.name.as_bytes()],
-                );
-                let created = created.map_err(|_| Refusal::Unavailable("the log is full"))?;
+                let created = self
+                    .log
+                    .append(
+                        RecordKind::RoomCreated,
+                        RoomKey(0),
+                        0,
+                        &[room.name.as_bytes()],
+                    )
+                    .ok()?;
                 let key = RoomKey(created.lsn.0);
                 room.key = Some(key);
+                room.durable_at = created.durable_at;
+                pin = Some(created.lsn);
                 key
             }
         };
         let appended = self
             .log
-            .append(RecordKind::Update, key, room.seq + 1, &[bytes])
-            .map_err(|_| Refusal::Unavailable("the log is full"))?;
-        self.log_bytes += bytes.len() as u64;
-        room.seq += 1;
-        room.durable_at = appended.durable_at;
-        let outcome = Outcome {
-            durable_at: appended.durable_at,
-            room_seq: room.seq,
-            applied,
-        };
-        self.commit.pending_since.get_or_insert(now);
-        Ok(outcome)
+            .append(RecordKind::Update, key, room.seq + 1, &[update])
+            .ok();
+        if let Some(appended) = appended {
+            room.seq += 1;
+            room.durable_at = appended.durable_at;
+            pin = pin.or(Some(appended.lsn));
+            if let Some(snapshotting) = &mut room.snapshotting {
+                snapshotting.next_pin.get_or_insert(appended.lsn);
+            }
+        }
+        if room.pin.is_none() && pin.is_some() {
+            self.rooms.set_pin(id, pin);
+        }
+        appended
     }
 
     /// Appends the room's encoded state vector.
@@ -162,21 +208,51 @@ impl Engine {
     /// done now, and returns when it wants to be called next.
     pub fn poll(&mut self, now: Nanos, requests: &mut Vec<Request>) -> Option<Nanos> {
         let mut next = Deadline::default();
-        while let Some(job) = self.log.next_job() {
-            self.jobs += 1;
-            requests.push(Request::Job(Job {
-                work: Work::Log(job),
-            }));
+        for id in std::mem::take(&mut self.recovered) {
+            self.note_idle(now, id);
         }
+        if let Some(job) = self.log.next_job() {
+            self.begin(Work::Log(job));
+        }
+        self.poll_evict(now, &mut next);
+        self.poll_upkeep(now, &mut next);
+        self.poll_rebuild();
+        self.poll_space(now, &mut next);
+        // Last, so that what the others logged leaves with this write.
         self.poll_commit(now, requests, &mut next);
+        let dir = &self.dir;
+        requests.extend(self.outbox.drain(..).map(|work| {
+            Request::Job(Job {
+                dir: dir.clone(),
+                work,
+            })
+        }));
         next.0
     }
 
+    /// Hands out a job with the next call of `poll`.
+    pub(crate) fn begin(&mut self, work: Work) {
+        self.jobs += 1;
+        self.outbox.push(work);
+    }
+
     /// A job ended.
-    pub fn on_job_done(&mut self, _now: Nanos, done: JobDone, _notices: &mut Vec<Notice>) {
+    pub fn on_job_done(&mut self, now: Nanos, done: JobDone, notices: &mut Vec<Notice>) {
         self.jobs = self.jobs.checked_sub(1).expect("each job ends once");
         match done.done {
             Done::Log(done) => self.log.on_job_done(done),
+            Done::Load { room, segment, doc } => {
+                self.on_loaded(now, room, Some(segment), doc, notices)
+            }
+            Done::Rebuild { room, segment, doc } => {
+                self.on_loaded(now, room, segment, doc, notices)
+            }
+            Done::Store(stored) => self.on_stored(now, stored),
+            Done::Manifest(manifest, result) => self.on_manifest(now, manifest, result),
+            Done::List(segment, found) => self.on_listed(segment, found),
+            Done::Copy(copied) => self.on_copied(now, copied),
+            Done::Remove(removed) => self.on_removed(removed),
+            Done::FreeBytes(free) => self.on_free_bytes(now, free),
         }
     }
 
@@ -192,10 +268,12 @@ impl Engine {
             rooms_loaded: self.rooms.loaded(),
             rooms_known: self.rooms.known(),
             document_bytes: self.document_bytes as u64,
+            snapshots_stored: self.upkeep.stored,
+            snapshot_bytes: self.upkeep.stored_bytes,
+            rooms_evicted: self.idle.evicted,
             log_segments: high.0 - low.0 + 1,
             log_bytes: self.log_bytes,
             commits: self.commit.commits,
-            ..EngineStats::default()
         }
     }
 }

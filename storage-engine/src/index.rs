@@ -23,7 +23,7 @@ pub(crate) struct SegmentUse {
     pub(crate) durable_bytes: u64,
     /// Bytes of entries that are some room's newest.
     pub(crate) live_bytes: u64,
-    /// Jobs under way that read from it.
+    /// Jobs under way that read from it, and snapshots in it that are not their rooms' newest yet.
     pub(crate) readers: u32,
     /// Nothing is appended to it any more.
     pub(crate) sealed: bool,
@@ -70,6 +70,16 @@ impl Segments {
         }
     }
 
+    /// It could not be copied from: it is left alone until the next start.
+    pub(crate) fn give_up(&mut self, id: u32) {
+        self.map.get_mut(&id).expect("a victim is known").sealed = false;
+    }
+
+    /// More is appended to it.
+    pub(crate) fn reopen(&mut self, id: u32) {
+        self.map.get_mut(&id).expect("the segment was found").sealed = false;
+    }
+
     pub(crate) fn read_begins(&mut self, id: u32) {
         self.map
             .get_mut(&id)
@@ -99,7 +109,9 @@ impl Segments {
         let share = |s: &SegmentUse| s.live_bytes as f64 / s.durable_bytes.max(1) as f64;
         self.map
             .iter()
-            .filter(|(_, s)| s.sealed && (s.live_bytes == 0 || share(s) < ratio_min))
+            .filter(|(_, s)| {
+                s.sealed && s.readers == 0 && (s.live_bytes == 0 || share(s) < ratio_min)
+            })
             .min_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)))
             .map(|(&id, &s)| (id, s))
     }
@@ -118,10 +130,5 @@ impl Segments {
 
     pub(crate) fn get(&self, id: u32) -> Option<&SegmentUse> {
         self.map.get(&id)
-    }
-
-    /// The number after the highest in use.
-    pub(crate) fn next_id(&self) -> u32 {
-        self.map.keys().next_back().map_or(0, |&id| id + 1)
     }
 }

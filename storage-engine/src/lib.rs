@@ -3,22 +3,31 @@
 //! This crate knows no sockets and no wire protocols. [`Engine`] is a state machine beside the
 //! shard: it asks for log writes and blocking jobs, and is told how they ended.
 
+mod checkpoint;
 mod commit;
+mod compact;
 mod config;
 mod engine;
+mod evict;
 mod frame;
 pub mod guard;
 mod index;
 mod job;
 mod manifest;
 mod open;
+mod paths;
+mod rebuild;
+mod rehome;
+mod replay;
 mod room_doc;
 mod rooms;
+mod snapshot;
+mod space;
 mod store;
 
 pub use config::*;
 pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use job::{Job, JobDone};
-pub use room_doc::{Applied, RoomDoc, split_update};
 pub use store::{Store, home_shard};
+pub use room_doc::{Applied, RoomDoc, split_update};

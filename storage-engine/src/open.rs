@@ -1,20 +1,27 @@
-//! Opening a shard's directory: the manifest, then the log, whose records make the rooms again.
+//! Opening a shard's directory: the manifest, the snapshots' headers, then the log, whose records
+//! bring the rooms up to date.
 
+use crate::checkpoint::Upkeep;
 use crate::commit::Commit;
 use crate::config::{EngineConfig, OpenReport};
 use crate::engine::Engine;
-use crate::guard::Limits;
+use crate::evict::Idle;
+use crate::index::{Segments, SnapshotRef};
 use crate::manifest::{self, Manifest};
-use crate::room_doc::RoomDoc;
-use crate::rooms::{DocState, Room, Rooms};
-use collabblocks_wal::{Disk, Identity, Log, OpenError, Record, RecordKind, RoomKey};
-use std::collections::HashMap;
+use crate::paths::{ShardDir, snapshot_id};
+use crate::replay::Replay;
+use crate::rooms::Rooms;
+use crate::snapshot::scan::{self, Scanned};
+use crate::snapshot::write::Tail;
+use crate::space::Space;
+use collabblocks_wal::{BLOCK_BYTES, Disk, Identity, Log, OpenError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 impl Engine {
     /// Opens (or makes) the shard's directory `dir` (blocking): manifest, snapshot index, log replay.
+    /// Rooms with logged updates that their snapshots do not cover are made in memory.
     pub fn open(
         disk: &Arc<dyn Disk>,
         dir: &Path,
@@ -22,105 +29,229 @@ impl Engine {
         config: EngineConfig,
     ) -> Result<(Engine, OpenReport), OpenError> {
         let disk = &**disk;
-        let manifest = match manifest::load(disk, dir)? {
+        let dir = ShardDir::new(dir, identity);
+        let mut manifest = match manifest::load(disk, &dir.root)? {
             Some(manifest) => manifest,
-            None => begin(disk, dir, identity)?,
+            None => begin(disk, &dir)?,
         };
         if manifest.store != identity.store || manifest.shard != identity.shard {
             return Err(OpenError::Mismatch {
-                path: dir.into(),
+                path: dir.root.clone(),
                 what: "its manifest belongs to another store or shard".into(),
             });
         }
-        let mut replay = Replay::new(&config);
-        let wal = dir.join("wal");
-        let (log, report) = if manifest.sequence == 0 {
-            // A crash may have left half a log, which nothing was ever written to.
-            remove_dir_if_there(disk, &wal)?;
-            disk.create_dir(&wal).map_err(at(&wal))?;
-            let log = Log::create(disk, &wal, identity, config.log.clone())?;
-            let made = Manifest {
-                sequence: 1,
-                low: log.live_segments().0.0,
-                ..manifest
-            };
-            made.store(disk, dir).map_err(at(dir))?;
-            (
-                log,
-                OpenReport {
-                    clean: true,
-                    ..OpenReport::default()
-                },
-            )
+        let (log, index, replayed, found) = if manifest.sequence == 0 {
+            let log = make_log(disk, &dir, &config, &mut manifest)?;
+            (log, Index::default(), Replay::default(), None)
         } else {
+            let mut index = read_index(disk, &dir, &manifest)?;
+            let mut replay =
+                Replay::new(disk, &dir, &config.limits, std::mem::take(&mut index.rooms));
+            let record = &mut |record: collabblocks_wal::Record<'_>| replay.record(record);
             let (log, found) = Log::open(
                 disk,
-                &wal,
+                &dir.wal(),
                 identity,
                 config.log.clone(),
                 manifest.low(),
-                &mut |r| replay.record(r),
+                record,
             )?;
-            let report = OpenReport {
-                torn_at: found.torn_at,
-                clean: found.clean,
-                records: found.records,
-                rooms: 0,
-            };
-            (log, report)
+            (log, index, replay, Some(found))
         };
-        let rooms = replay.rooms;
-        let document_bytes = 0;
+        let Index {
+            mut segments, tail, ..
+        } = index;
+        let rooms = replayed.rooms;
+        for at in rooms.all().filter_map(|(_, known)| known.snapshot) {
+            segments.born(at);
+        }
+        let found = found.unwrap_or_else(|| collabblocks_wal::Recovered {
+            clean: true,
+            ..Default::default()
+        });
         let report = OpenReport {
             rooms: rooms.known(),
-            ..report
+            records: found.records,
+            torn_at: found.torn_at,
+            clean: found.clean,
         };
+        let free = disk.free_bytes(&dir.root).map_err(at(&dir.root))?;
+        let space = Space::new(free < config.disk_reserve_bytes);
         let engine = Engine {
             config,
             log,
             rooms,
+            segments,
             commit: Commit::default(),
-            document_bytes,
+            upkeep: Upkeep::new(tail, manifest),
+            compaction: None,
+            idle: Idle::default(),
+            space,
+            to_rebuild: Vec::new(),
+            recovered: replayed.loaded,
+            document_bytes: replayed.document_bytes,
             log_bytes: 0,
+            outbox: Vec::new(),
             jobs: 0,
+            dir: Arc::new(dir),
         };
         Ok((engine, report))
     }
 }
 
 /// Makes the first manifest of a new shard, which says that there is no log yet.
-fn begin(disk: &dyn Disk, dir: &Path, identity: Identity) -> Result<Manifest, OpenError> {
-    let wal = dir.join("wal");
-    match disk.list(&wal) {
-        Ok(names) if !names.is_empty() => {
-            return Err(OpenError::Mismatch {
-                path: dir.into(),
-                what: "a write-ahead log stands here, but no manifest that says where it begins; restore the \
-                       manifest from a backup"
-                    .into(),
-            });
+fn begin(disk: &dyn Disk, dir: &ShardDir) -> Result<Manifest, OpenError> {
+    for (path, what) in [
+        (dir.wal(), "a write-ahead log"),
+        (dir.snapshots(), "snapshots"),
+    ] {
+        if list(disk, &path)?.is_empty() {
+            continue;
         }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(OpenError::Io { path: wal, error }),
+        return Err(OpenError::Mismatch {
+            path: dir.root.clone(),
+            what: format!(
+                "{what} stands here, but no manifest that tells what of it is needed; restore the manifest from a backup"
+            ),
+        });
     }
-    disk.create_dir(dir).map_err(at(dir))?;
+    disk.create_dir(&dir.root).map_err(at(&dir.root))?;
     let manifest = Manifest {
-        store: identity.store,
-        shard: identity.shard,
+        store: dir.identity.store,
+        shard: dir.identity.shard,
         ..Manifest::default()
     };
-    manifest.store(disk, dir).map_err(at(dir))?;
+    manifest.store(disk, &dir.root).map_err(at(&dir.root))?;
     Ok(manifest)
 }
 
-fn remove_dir_if_there(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
-    match disk.remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::Io {
-            path: dir.into(),
+/// Makes the log of a new shard, and the manifest that says so.
+pub(crate) fn make_log(
+    disk: &dyn Disk,
+    dir: &ShardDir,
+    config: &EngineConfig,
+    manifest: &mut Manifest,
+) -> Result<Log, OpenError> {
+    // A crash may have left half a log, which nothing was ever written to.
+    if let Err(error) = disk.remove_dir_all(&dir.wal())
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(OpenError::Io {
+            path: dir.wal(),
             error,
+        });
+    }
+    disk.create_dir(&dir.wal()).map_err(at(&dir.wal()))?;
+    let log = Log::create(disk, &dir.wal(), dir.identity, config.log.clone())?;
+    manifest.sequence = 1;
+    manifest.low = log.live_segments().0.0;
+    manifest.store(disk, &dir.root).map_err(at(&dir.root))?;
+    Ok(log)
+}
+
+/// The snapshots that were found.
+#[derive(Default)]
+struct Index {
+    /// Each room with its newest.
+    rooms: Rooms,
+    segments: Segments,
+    tail: Tail,
+}
+
+/// Reads the headers of all snapshots.
+fn read_index(disk: &dyn Disk, dir: &ShardDir, manifest: &Manifest) -> Result<Index, OpenError> {
+    let path = dir.snapshots();
+    let io_error = |error| OpenError::Io {
+        path: dir.snapshots(),
+        error,
+    };
+    let listed_end = manifest.snapshots.last().map_or(0, |s| s.id + 1);
+    let mut ids: Vec<(u32, u64)> = manifest
+        .snapshots
+        .iter()
+        .map(|s| (s.id, s.durable_bytes))
+        .collect();
+    let mut removed = false;
+    for name in list(disk, &path)? {
+        let Some(id) = snapshot_id(&name) else {
+            continue;
+        };
+        if id >= listed_end {
+            ids.push((id, 0));
+        } else if !ids.iter().any(|&(listed, _)| listed == id) {
+            // Compaction emptied it, and a crash came before its file was removed.
+            disk.remove(&path.join(&name)).map_err(io_error)?;
+            removed = true;
+        }
+    }
+    ids.sort_unstable();
+    let mut index = Index::default();
+    let mut last: Option<(u32, Scanned)> = None;
+    for (id, durable_bytes) in ids {
+        let rooms = &mut index.rooms;
+        let scanned = scan::scan(disk, dir, id, durable_bytes, &mut |name, at| {
+            newest(rooms, dir, name, at)
+        })?;
+        if scanned.end == 0 {
+            disk.remove(&dir.snapshot(id)).map_err(io_error)?;
+            removed = true;
+            continue;
+        }
+        if scanned.end > durable_bytes {
+            // A killed process may have left it written and not synced.
+            disk.sync(&dir.snapshot(id)).map_err(io_error)?;
+            removed = true;
+        }
+        index.segments.grown(id, scanned.end);
+        index.segments.seal(id);
+        last = Some((id, scanned));
+    }
+    if removed {
+        disk.sync_dir(&path).map_err(io_error)?;
+    }
+    index.tail = match last {
+        Some((id, found)) if found.clean && found.file_bytes.is_multiple_of(BLOCK_BYTES as u64) => {
+            index.segments.reopen(id);
+            Tail {
+                segment: id,
+                offset: found.file_bytes,
+            }
+        }
+        Some((id, _)) => Tail {
+            segment: id + 1,
+            offset: 0,
+        },
+        None => Tail {
+            segment: listed_end,
+            offset: 0,
+        },
+    };
+    Ok(index)
+}
+
+/// Notes a snapshot unless the room has a newer one; a later copy of the same counts as newer.
+fn newest(rooms: &mut Rooms, dir: &ShardDir, name: &str, at: SnapshotRef) -> Result<(), OpenError> {
+    match rooms.snapshot(name) {
+        Some(known) if known.key != at.key => Err(OpenError::Mismatch {
+            path: dir.snapshot(at.segment),
+            what: format!(
+                "two rooms are named {name:?} (keys {} and {})",
+                known.key.0, at.key.0
+            ),
         }),
-        _ => Ok(()),
+        Some(known) if known.seq > at.seq => Ok(()),
+        _ => {
+            rooms.set_snapshot(name, at);
+            Ok(())
+        }
+    }
+}
+
+/// The names in a directory, none where it is absent.
+pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, OpenError> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(at(dir)),
     }
 }
 
@@ -129,69 +260,5 @@ pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     move |error| OpenError::Io {
         path: path.into(),
         error,
-    }
-}
-
-/// Rooms as the log's records make them.
-struct Replay {
-    rooms: Rooms,
-    by_key: HashMap<RoomKey, Box<str>>,
-    limits: Limits,
-}
-
-impl Replay {
-    fn new(config: &EngineConfig) -> Self {
-        Self {
-            rooms: Rooms::default(),
-            by_key: HashMap::new(),
-            limits: config.limits.clone(),
-        }
-    }
-
-    fn record(&mut self, record: Record<'_>) -> Result<(), String> {
-        match record.kind {
-            RecordKind::RoomCreated => {
-                let name = std::str::from_utf8(record.payload)
-                    .map_err(|_| "a room's name is not UTF-8")?;
-                let key = RoomKey(record.lsn.0);
-                if self.by_key.insert(key, name.into()).is_some() || self.rooms.find(name).is_some()
-                {
-                    return Err(format!("the room {name:?} was made twice"));
-                }
-                let mut room = Room::new(name.into(), DocState::Ready(RoomDoc::new()));
-                room.key = Some(key);
-                room.durable_at = record.durable_at;
-                self.rooms.insert(room);
-                Ok(())
-            }
-            RecordKind::Update => self.update(record),
-            _ => Ok(()),
-        }
-    }
-
-    fn update(&mut self, record: Record<'_>) -> Result<(), String> {
-        let name = self
-            .by_key
-            .get(&record.room)
-            .ok_or("an update of a room that was never made")?;
-        let id = self
-            .rooms
-            .find(name)
-            .expect("a room with a key is in memory");
-        let room = self.rooms.get_mut(id).expect("it was just found");
-        if record.room_seq != room.seq + 1 {
-            return Err(format!(
-                "room {name:?}: update {} follows {}",
-                record.room_seq, room.seq
-            ));
-        }
-        let DocState::Ready(doc) = &mut room.doc else {
-            unreachable!("replayed rooms are ready")
-        };
-        doc.apply(record.payload, false, &self.limits)
-            .map_err(|e| format!("room {name:?}: {e}"))?;
-        room.seq = record.room_seq;
-        room.durable_at = record.durable_at;
-        Ok(())
     }
 }

@@ -13,8 +13,11 @@ pub(crate) enum DocState {
     /// It can be used.
     Ready(RoomDoc),
     /// The document no longer agrees with what was logged: nothing is read from it or applied to it
-    /// until it has been rebuilt from disk. `true` once the job that rebuilds it is under way.
-    Quarantined(bool),
+    /// until it has been rebuilt from disk.
+    Quarantined {
+        /// That is under way, or is to begin as soon as all that was logged of it is durable.
+        rebuilding: bool,
+    },
 }
 
 /// A snapshot of a room on its way to disk.
@@ -43,14 +46,12 @@ pub(crate) struct Room {
     pub(crate) snapshot_queued: bool,
     /// Not snapshotted again before this, after a failure.
     pub(crate) snapshot_retry_at: Nanos,
+    /// It goes once its snapshot is durable; the estimated bytes of its document.
+    pub(crate) evicting: Option<usize>,
     pub(crate) holds: u32,
     pub(crate) idle_since: Nanos,
     /// It stands in the queue of idle rooms.
     pub(crate) idle_queued: bool,
-    /// An upper bound of its encoded state.
-    pub(crate) state_bytes: usize,
-    /// That bound when it was last exact.
-    pub(crate) state_bytes_measured: usize,
 }
 
 impl Room {
@@ -65,11 +66,10 @@ impl Room {
             snapshotting: None,
             snapshot_queued: false,
             snapshot_retry_at: 0,
+            evicting: None,
             holds: 0,
             idle_since: 0,
             idle_queued: false,
-            state_bytes: 0,
-            state_bytes_measured: 0,
         }
     }
 }
@@ -213,6 +213,13 @@ impl Rooms {
                 self.names.insert(name.into(), known);
                 None
             }
+        }
+    }
+
+    /// The room's snapshot cannot be read, and is not needed.
+    pub(crate) fn forget_snapshot(&mut self, name: &str) {
+        if let Some(known) = self.names.get_mut(name) {
+            known.snapshot = None;
         }
     }
 

@@ -1,6 +1,8 @@
 //! Random concurrent editing between real Yjs replicas, with a [`RoomDoc`] as their server.
 
-use collabblocks_storage_engine::{Applied, Limits, RoomDoc, split_update};
+use collabblocks_storage_engine::{Applied, Limits, Refusal, RoomDoc, split_update};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -30,6 +32,24 @@ fn number(name: &str, default: u64) -> u64 {
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is a number"))
     })
+}
+
+/// A room that gets `updates` in another order, each as soon as the gate lets it through.
+fn in_another_order(updates: &[Vec<u8>], random: &mut ChaCha8Rng) -> RoomDoc {
+    let mut room = RoomDoc::new();
+    let mut waiting: Vec<&Vec<u8>> = updates.iter().collect();
+    while !waiting.is_empty() {
+        let at = random.random_range(0..waiting.len().min(12));
+        match room.apply(waiting[at], false, &Limits::default()) {
+            Ok(Applied::New | Applied::Known) => {
+                waiting.remove(at);
+            }
+            // What came first then builds on nothing that is still waiting.
+            Err(Refusal::Gap) if at > 0 => {}
+            answer => panic!("{answer:?} for {}", to_hex(waiting[at])),
+        }
+    }
+    room
 }
 
 /// A running generator; ended when dropped.
@@ -64,7 +84,9 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
     let mut answers = editors.0.stdin.take().unwrap();
     let lines = BufReader::new(editors.0.stdout.take().unwrap()).lines();
     let limits = Limits::default();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut room = RoomDoc::new();
+    let mut updates = Vec::new();
     let (mut episode, mut step) = (0, 0);
     for line in lines {
         let line = line.unwrap();
@@ -73,6 +95,7 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
         match word {
             "new" => {
                 room = RoomDoc::new();
+                updates.clear();
                 (episode, step) = (episode + 1, 0);
             }
             "update" | "step2" => {
@@ -89,6 +112,7 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                     Ok(Applied::Known),
                     "seed {seed}: {rest}"
                 );
+                updates.push(update);
             }
             "check" => {
                 let state = room.encode_state().unwrap();
@@ -103,7 +127,8 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                     room.apply(&again.encode_state().unwrap(), false, &limits),
                     Ok(Applied::Known)
                 );
-                writeln!(answers, "{} {}", to_hex(&state), to_hex(&vector)).unwrap();
+                let other = in_another_order(&updates, &mut random).encode_state().unwrap();
+                writeln!(answers, "{} {} {}", to_hex(&state), to_hex(&vector), to_hex(&other)).unwrap();
             }
             "split" => {
                 let state = room.encode_state().unwrap();

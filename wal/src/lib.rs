@@ -18,7 +18,7 @@ pub mod sim_disk;
 mod types;
 
 pub use disk::{AlignedBuf, Disk, FsDisk};
-pub use log::{Log, LogJob, LogJobDone};
+pub use log::{Log, LogJob, LogJobDone, read};
 pub use types::*;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod job;
 mod open;
 
 pub use job::{LogJob, LogJobDone};
+pub use open::read;
 
 use crate::batch::{Batch, BufferPool, Finish, record_bytes};
 use crate::format::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, padded};
@@ -76,10 +77,37 @@ impl Log {
         room_seq: u64,
         payload: &[&[u8]],
     ) -> Result<Appended, AppendError> {
+        let bytes = record_bytes(payload.iter().map(|part| part.len()).sum());
+        let fits = self.admit(kind, bytes)?;
+        if !fits {
+            let place = self.next_place(bytes);
+            self.close_open();
+            self.open_batch(place, bytes);
+        }
+        let open = self
+            .open
+            .as_mut()
+            .expect("a batch was opened if none was open");
+        let before = open.bytes();
+        let lsn = open.push(kind, room, room_seq, payload);
+        self.pending_bytes += open.bytes() - before;
+        Ok(Appended {
+            lsn,
+            durable_at: Lsn(lsn.0 + 1),
+        })
+    }
+
+    /// Whether an update with a payload of `bytes` would be taken now.
+    pub fn can_take(&self, bytes: usize) -> Result<(), AppendError> {
+        self.admit(RecordKind::Update, record_bytes(bytes)).map(drop)
+    }
+
+    /// Whether a record of `bytes`, header included, is taken now, and then whether it fits into
+    /// the open batch.
+    fn admit(&self, kind: RecordKind, bytes: usize) -> Result<bool, AppendError> {
         if self.poisoned {
             return Err(AppendError::Poisoned);
         }
-        let bytes = record_bytes(payload.iter().map(|part| part.len()).sum());
         let max = self.record_bytes_max();
         if bytes > max {
             return Err(AppendError::TooLarge { bytes, max });
@@ -96,27 +124,12 @@ impl Log {
             kind != RecordKind::CleanShutdown
                 && open.bytes() + bytes <= self.batch_bytes_max(open.offset)
         });
-        if !fits {
-            let place = self.next_place(bytes);
-            if !housekeeping && !self.may_open_in(place.0) {
-                return Err(AppendError::Full(
-                    "no segment can be prepared: is the disk full?",
-                ));
-            }
-            self.close_open();
-            self.open_batch(place, bytes);
+        if !fits && !housekeeping && !self.may_open_in(self.next_place(bytes).0) {
+            return Err(AppendError::Full(
+                "no segment can be prepared: is the disk full?",
+            ));
         }
-        let open = self
-            .open
-            .as_mut()
-            .expect("a batch was opened if none was open");
-        let before = open.bytes();
-        let lsn = open.push(kind, room, room_seq, payload);
-        self.pending_bytes += open.bytes() - before;
-        Ok(Appended {
-            lsn,
-            durable_at: Lsn(lsn.0 + 1),
-        })
+        Ok(fits)
     }
 
     /// The largest record, header included, that a segment can hold.

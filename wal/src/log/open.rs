@@ -182,3 +182,16 @@ fn check_config(dir: &Path, config: &LogConfig) -> Result<(), OpenError> {
         what: what.to_owned(),
     })
 }
+
+/// Reads a log from segment `low` on (blocking), and changes nothing: it may be in use by a
+/// [`Log`], and then all that was durable when reading began is given to `replay`.
+pub fn read(
+    disk: &dyn Disk,
+    dir: &Path,
+    identity: Identity,
+    segment_bytes: u64,
+    low: SegmentId,
+    replay: &mut dyn FnMut(Record<'_>) -> Result<(), String>,
+) -> Result<Recovered, OpenError> {
+    scan(disk, dir, identity, segment_bytes, low, replay).map(|scan| scan.report)
+}

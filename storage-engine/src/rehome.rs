@@ -1,0 +1,149 @@
+//! Moving every room to its home among another number of shards: the old generation's rooms are
+//! written as snapshots into a new generation, which nothing names before it is whole.
+
+use crate::config::EngineConfig;
+use crate::engine::Engine;
+use crate::index::{Segments, SnapshotRef};
+use crate::manifest::Manifest;
+use crate::open::{at, make_log};
+use crate::paths::ShardDir;
+use crate::rooms::{DocState, Known};
+use crate::snapshot::format::{Body, EntryHeader};
+use crate::snapshot::read::Entry;
+use crate::snapshot::write::{self, Encoded, Tail, Writer};
+use crate::store::{Store, home_shard};
+use collabblocks_wal::{Disk, Lsn, OpenError, RoomKey};
+use std::sync::Arc;
+
+/// Keys of rooms that came from another generation: LSNs, which are the keys of all others, never
+/// come so far.
+const MOVED_KEYS: u64 = 1 << 63;
+/// Bytes gathered before they are written.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A shard of the new generation.
+struct Target {
+    dir: ShardDir,
+    tail: Tail,
+    segments: Segments,
+    gathered: Vec<(Box<str>, EntryHeader, Vec<u8>)>,
+    gathered_bytes: usize,
+    rooms: u64,
+}
+
+/// Makes the generation of `new` from that of `old` (blocking). One old shard at a time is in memory.
+pub(crate) fn rehome(
+    disk: &Arc<dyn Disk>,
+    old: &Store,
+    new: &Store,
+    config: &EngineConfig,
+) -> Result<(), OpenError> {
+    let mut targets: Vec<Target> = (0..new.shards())
+        .map(|shard| Target {
+            dir: ShardDir::new(&new.shard_dir(shard), new.identity(shard)),
+            tail: Tail::default(),
+            segments: Segments::default(),
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            rooms: 0,
+        })
+        .collect();
+    for shard in 0..old.shards() {
+        let (engine, _) = old.open_shard(disk, shard, config)?;
+        let mut rooms: Vec<(&str, &Known)> = engine.rooms.all().collect();
+        rooms.sort_unstable_by_key(|&(name, _)| name);
+        for (name, known) in rooms {
+            let read = match known.slot {
+                Some(slot) => from_memory(&engine, slot),
+                None => from_disk(&**disk, &engine, name, known.snapshot),
+            };
+            let (header, payload) = read.map_err(|why| OpenError::Mismatch {
+                path: old.shard_dir(shard),
+                what: format!(
+                    "the room {name:?} cannot be read, so it cannot move to another shard ({why}); \
+                     start with the former number of shards, {}",
+                    old.shards()
+                ),
+            })?;
+            let target = &mut targets[usize::from(home_shard(name, new.shards()))];
+            target.take(&**disk, config, name, header, payload)?;
+        }
+    }
+    for (shard, target) in (0..).zip(targets) {
+        target.finish(&**disk, &new.shard_config(shard, config))?;
+    }
+    Ok(())
+}
+
+/// A room with updates that no snapshot covers.
+fn from_memory(engine: &Engine, slot: u32) -> Result<(EntryHeader, Vec<u8>), String> {
+    let room = engine.rooms.get(engine.rooms.id_of(slot)).expect("the slot is in use");
+    let DocState::Ready(doc) = &room.doc else { return Err("its log does not read as it was written".into()) };
+    let mut state_vector = Vec::new();
+    doc.state_vector(&mut state_vector);
+    let state = doc.encode_state().map_err(|e| e.to_string())?;
+    let body = Body { state_vector, state };
+    let name = room.name.clone();
+    write::prepare(&Encoded { name, key: RoomKey(0), seq: room.seq, covers: Lsn(0), body })
+}
+
+/// A room that its snapshot covers.
+fn from_disk(
+    disk: &dyn Disk,
+    engine: &Engine,
+    name: &str,
+    at: Option<SnapshotRef>,
+) -> Result<(EntryHeader, Vec<u8>), String> {
+    let at = at.expect("a room that is not in memory has a snapshot");
+    let entry = Entry::read(disk, &engine.dir, name, at)?;
+    Ok((entry.header, entry.payload().to_vec()))
+}
+
+impl Target {
+    fn take(
+        &mut self,
+        disk: &dyn Disk,
+        config: &EngineConfig,
+        name: &str,
+        header: EntryHeader,
+        payload: Vec<u8>,
+    ) -> Result<(), OpenError> {
+        self.rooms += 1;
+        self.gathered_bytes += payload.len();
+        let key = RoomKey(MOVED_KEYS + self.rooms);
+        self.gathered.push((name.into(), EntryHeader { key, covers: Lsn(0), ..header }, payload));
+        if self.gathered_bytes >= BATCH_BYTES {
+            self.flush(disk, config)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, disk: &dyn Disk, config: &EngineConfig) -> Result<(), OpenError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let mut writer = Writer::new(&self.dir, self.tail);
+        for (name, header, payload) in self.gathered.drain(..) {
+            writer.push(&name, header, &payload);
+        }
+        self.gathered_bytes = 0;
+        self.tail = writer.store(disk).map_err(at(&self.dir.root))?;
+        self.segments.grown(self.tail.segment, self.tail.offset);
+        if self.tail.offset >= config.snapshot_segment_bytes {
+            self.tail = Tail { segment: self.tail.segment + 1, offset: 0 };
+        }
+        Ok(())
+    }
+
+    /// Makes the rest of the shard: a log, and the manifest that names it and the snapshots.
+    fn finish(mut self, disk: &dyn Disk, config: &EngineConfig) -> Result<(), OpenError> {
+        self.flush(disk, config)?;
+        let mut manifest = Manifest {
+            store: self.dir.identity.store,
+            shard: self.dir.identity.shard,
+            snapshots: self.segments.list(None),
+            ..Manifest::default()
+        };
+        make_log(disk, &self.dir, config, &mut manifest).map(drop)
+    }
+}

@@ -1,0 +1,190 @@
+//! Finding the entries of a snapshot segment at start, by their headers.
+
+use super::format::{self, ENTRY_ALIGN, ENTRY_HEADER_BYTES, EntryError, Found};
+use super::read::Entry;
+use crate::frame::FrameError;
+use crate::index::SnapshotRef;
+use crate::paths::ShardDir;
+use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, OpenError};
+use std::io;
+use std::path::PathBuf;
+
+/// Bytes read at once: the longest name with its header fits, wherever it begins.
+const WINDOW_BYTES: usize = 128 << 10;
+
+/// How far a segment could be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Scanned {
+    /// The end of its last good entry, or of the padding after it.
+    pub(crate) end: u64,
+    /// Bytes of the file.
+    pub(crate) file_bytes: u64,
+    /// Nothing but padding stands after that: more can be appended.
+    pub(crate) clean: bool,
+}
+
+/// Gives every entry of a segment to `visit`, in order (blocking). What stands below
+/// `durable_bytes` was known to be durable, so what cannot be read there is damage; above, the
+/// payloads are checked too, and the first entry that cannot be read ends the segment.
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    dir: &ShardDir,
+    id: u32,
+    durable_bytes: u64,
+    visit: &mut dyn FnMut(&str, SnapshotRef) -> Result<(), OpenError>,
+) -> Result<Scanned, OpenError> {
+    let path = dir.snapshot(id);
+    let io_error = |error| OpenError::Io {
+        path: path.clone(),
+        error,
+    };
+    let file_bytes = match disk.len(&path) {
+        Ok(len) => len,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && durable_bytes == 0 => 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged(&path, 0, "the file is missing"));
+        }
+        Err(error) => return Err(io_error(error)),
+    };
+    if file_bytes < durable_bytes {
+        return Err(damaged(&path, file_bytes, "the file is cut short"));
+    }
+    let mut window = Window {
+        disk,
+        path: path.clone(),
+        buffer: AlignedBuf::zeroed(WINDOW_BYTES),
+        begin: 0,
+        filled: 0,
+    };
+    let block = window.at(0, BLOCK_BYTES).map_err(io_error)?;
+    match format::check_segment_header(dir, id, block) {
+        Ok(()) => {}
+        Err(FrameError::Newer(version)) => {
+            return Err(OpenError::Newer {
+                path,
+                what: format!("snapshot segment version {version}"),
+            });
+        }
+        Err(FrameError::Damaged(why)) if durable_bytes > 0 => return Err(damaged(&path, 0, why)),
+        Err(FrameError::Damaged(_)) => {
+            return Ok(Scanned {
+                end: 0,
+                file_bytes,
+                clean: false,
+            });
+        }
+    }
+    let mut end = BLOCK_BYTES as u64;
+    let mut offset = end;
+    let clean = loop {
+        if offset >= file_bytes {
+            break true;
+        }
+        let bytes = window
+            .at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))
+            .map_err(io_error)?;
+        let vouched = offset < durable_bytes;
+        let why = match format::decode_entry(dir, id, offset, bytes) {
+            // A batch is padded to whole blocks: zeros at the start of one are no padding of its.
+            Ok(Found::Padding) if !offset.is_multiple_of(BLOCK_BYTES as u64) => {
+                offset = offset.next_multiple_of(BLOCK_BYTES as u64);
+                end = offset;
+                continue;
+            }
+            Ok(Found::Padding) => "zeros stand where an entry should",
+            Ok(Found::Entry(header, name)) => {
+                let at = SnapshotRef {
+                    key: header.key,
+                    seq: header.seq,
+                    covers: header.covers,
+                    segment: id,
+                    len: u32::try_from(header.entry_bytes()).map_err(|_| {
+                        damaged(&path, offset, "an entry is larger than any may be")
+                    })?,
+                    offset,
+                };
+                let entry_end = offset + header.entry_bytes();
+                let torn = match vouched {
+                    true => entry_end > file_bytes,
+                    false => Entry::read(disk, dir, name, at).is_err(),
+                };
+                if torn {
+                    "an entry's payload cannot be read"
+                } else {
+                    visit(name, at)?;
+                    offset = entry_end.next_multiple_of(ENTRY_ALIGN as u64).min(file_bytes);
+                    end = offset;
+                    continue;
+                }
+            }
+            Err(EntryError::Newer(version)) => {
+                return Err(OpenError::Newer {
+                    path,
+                    what: format!("snapshot entry version {version}"),
+                });
+            }
+            Err(EntryError::Damaged(why)) => why,
+        };
+        if vouched {
+            return Err(damaged(&path, offset, why));
+        }
+        break false;
+    };
+    if end < durable_bytes {
+        return Err(damaged(
+            &path,
+            end,
+            "fewer entries are there than were made durable",
+        ));
+    }
+    Ok(Scanned {
+        end,
+        file_bytes,
+        clean,
+    })
+}
+
+fn damaged(path: &std::path::Path, offset: u64, why: &str) -> OpenError {
+    OpenError::Mismatch {
+        path: path.into(),
+        what: format!(
+            "snapshots that were durable are damaged at byte {offset}: {why}. Nothing was changed. Run \
+             `collabblocks wal verify` to see what is left, and restore the file from a backup"
+        ),
+    }
+}
+
+/// A part of a file in memory, moved along it.
+struct Window<'a> {
+    disk: &'a dyn Disk,
+    path: PathBuf,
+    buffer: AlignedBuf,
+    begin: u64,
+    filled: usize,
+}
+
+impl Window<'_> {
+    /// Up to `len` bytes at `offset`: fewer only at the end of the file.
+    fn at(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let inside = offset >= self.begin && offset + len as u64 <= self.begin + self.filled as u64;
+        if !inside {
+            self.begin = offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+            self.filled = 0;
+            while self.filled < self.buffer.len() {
+                let place = self.begin + self.filled as u64;
+                let got = self.disk.read_at(
+                    &self.path,
+                    place,
+                    &mut self.buffer.as_mut_slice()[self.filled..],
+                )?;
+                self.filled += got;
+                if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
+                    break;
+                }
+            }
+        }
+        let start = ((offset - self.begin) as usize).min(self.filled);
+        let end = (start + len).min(self.filled);
+        Ok(&self.buffer.as_slice()[start..end])
+    }
+}
