@@ -1,1 +1,3 @@
-//! Simulator.
+//! Tests that need the whole house: the simulator.
+
+pub mod sim;

@@ -1,0 +1,311 @@
+//! A simulated client: a real Yjs document behind the y-websocket protocol, with awareness as the
+//! published provider has it, down to its habit of sending on what it hears.
+
+use super::document::Document;
+use super::frames::{self, BINARY, CLOSE, PING, PONG};
+use super::plan::{Role, SECOND};
+use super::rng::Rng;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How often a client says that it is still present.
+const RENEW: u64 = SECOND;
+
+/// How far a client's connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Without one; tries again at this time.
+    Offline { retry_at: u64 },
+    /// The answer to its request is awaited.
+    Head,
+    /// It is a session.
+    Open,
+    /// It has left for good.
+    Left,
+}
+
+/// An update, or a step 2 with content, that is to be echoed.
+#[derive(Debug)]
+struct Sent {
+    bytes: Vec<u8>,
+    /// It may have built on what the server did not know yet: then the step 2 that followed it
+    /// carries its content, and it has no echo.
+    may_be_skipped: bool,
+}
+
+/// A client.
+pub(crate) struct Client {
+    pub id: u64,
+    pub role: Role,
+    pub room: usize,
+    pub document: Document,
+    pub phase: Phase,
+    pub link: Option<u64>,
+    /// Bytes for the socket.
+    pub out: Vec<u8>,
+    /// Whether it takes bytes from the socket.
+    pub reading: bool,
+    pub synced: bool,
+    attempts: u32,
+    greeted: bool,
+    input: Vec<u8>,
+    sent: VecDeque<Sent>,
+    clock: u64,
+    state: String,
+    announced_at: u64,
+    /// The others it has heard of.
+    others: BTreeMap<u64, (u64, Option<String>)>,
+}
+
+impl Client {
+    pub fn new(id: u64, role: Role, room: usize, retry_at: u64) -> Self {
+        Self {
+            id,
+            role,
+            room,
+            document: Document::new(id),
+            phase: Phase::Offline { retry_at },
+            link: None,
+            out: Vec::new(),
+            reading: true,
+            synced: false,
+            attempts: 0,
+            greeted: false,
+            input: Vec::new(),
+            sent: VecDeque::new(),
+            clock: 0,
+            state: format!("{{\"client\":{id}}}"),
+            announced_at: 0,
+            others: BTreeMap::new(),
+        }
+    }
+
+    /// Begins a connection; now and then it does not wait for the answer before it speaks.
+    pub fn connect(&mut self, now: u64, link: u64, room: &str, rng: &mut Rng) {
+        self.link = Some(link);
+        self.phase = Phase::Head;
+        self.out = frames::upgrade(room);
+        self.input.clear();
+        self.sent.clear();
+        self.synced = false;
+        self.reading = true;
+        self.greeted = false;
+        if rng.one_in(5) {
+            self.greet(now, rng);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn lost(&mut self, now: u64, rng: &mut Rng) {
+        self.link = None;
+        self.out.clear();
+        self.sent.clear();
+        self.attempts = (self.attempts + 1).min(4);
+        let wait = SECOND / 20 * (1 << self.attempts);
+        self.phase = Phase::Offline {
+            retry_at: now + rng.range(wait / 2..wait),
+        };
+        for (_, state) in self.others.values_mut() {
+            *state = None;
+        }
+        // A provider removes its own state too, one clock on, and sets it again one further.
+        self.clock += 1;
+    }
+
+    /// Whether all it sent has been echoed.
+    pub fn settled(&self) -> bool {
+        self.out.is_empty() && self.sent.iter().all(|sent| sent.may_be_skipped)
+    }
+
+    /// The clients it sees.
+    pub fn sees(&self) -> Vec<u64> {
+        let others = self.others.iter().filter(|(_, (_, state))| state.is_some());
+        others.map(|(client, _)| *client).collect()
+    }
+
+    /// A local edit; it is sent at once if there is a connection.
+    pub fn edit(&mut self, rng: &mut Rng) {
+        if let Some(update) = self.document.edit(rng)
+            && self.phase == Phase::Open
+        {
+            self.message(&frames::sync(2, &update), rng);
+            self.expect(update);
+        }
+    }
+
+    /// Moves its cursor.
+    pub fn announce(&mut self, now: u64, rng: &mut Rng) {
+        self.clock += 1;
+        self.announced_at = now;
+        self.state = format!("{{\"client\":{},\"at\":{}}}", self.id, rng.range(0..100));
+        if self.phase == Phase::Open {
+            self.send_own_state(rng);
+        }
+    }
+
+    /// Says that it is still there, if it did not lately.
+    pub fn renew(&mut self, now: u64, rng: &mut Rng) {
+        if now >= self.announced_at + RENEW {
+            self.clock += 1;
+            self.announced_at = now;
+            if self.phase == Phase::Open {
+                self.send_own_state(rng);
+            }
+        }
+    }
+
+    fn expect(&mut self, bytes: Vec<u8>) {
+        self.sent.push_back(Sent {
+            bytes,
+            may_be_skipped: false,
+        });
+    }
+
+    fn message(&mut self, payload: &[u8], rng: &mut Rng) {
+        frames::masked(BINARY, payload, rng, &mut self.out);
+    }
+
+    fn greet(&mut self, now: u64, rng: &mut Rng) {
+        self.greeted = true;
+        self.message(&frames::sync(0, &self.document.state_vector()), rng);
+        self.announced_at = now;
+        self.send_own_state(rng);
+    }
+
+    fn send_own_state(&mut self, rng: &mut Rng) {
+        let own = (self.id, self.clock, Some(self.state.as_str()));
+        let message = frames::awareness([own].into_iter());
+        self.message(&message, rng);
+    }
+
+    /// Bytes came. What they acknowledge is pushed to `acknowledged`.
+    pub fn on_bytes(
+        &mut self,
+        now: u64,
+        bytes: &[u8],
+        rng: &mut Rng,
+        acknowledged: &mut Vec<Vec<u8>>,
+    ) -> Result<(), String> {
+        self.input.extend_from_slice(bytes);
+        if self.phase == Phase::Head {
+            let Some(end) = self.input.windows(4).position(|w| w == b"\r\n\r\n") else {
+                return Ok(());
+            };
+            let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
+            if !head.starts_with("HTTP/1.1 101 ") {
+                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ") {
+                    true => Ok(()),
+                    false => Err(format!("a good request was answered with {head:?}")),
+                };
+            }
+            self.input.drain(..end + 4);
+            self.phase = Phase::Open;
+            self.attempts = 0;
+            if !self.greeted {
+                self.greet(now, rng);
+            }
+        }
+        while let Some((opcode, payload)) = frames::take(&mut self.input) {
+            match opcode {
+                BINARY => self.on_message(&payload, rng, acknowledged)?,
+                PING => frames::masked(PONG, &payload, rng, &mut self.out),
+                CLOSE => {
+                    let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                    if !matches!(code, 1000 | 1001 | 1011 | 1012 | 1013) {
+                        let reason = String::from_utf8_lossy(&payload[2..]);
+                        return Err(format!("an honest client was closed with {code} {reason:?}"));
+                    }
+                    frames::masked(CLOSE, &payload, rng, &mut self.out);
+                }
+                other => return Err(format!("a frame with opcode {other}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, mut message: &[u8], rng: &mut Rng, acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+        let rest = &mut message;
+        match frames::read_uint(rest) {
+            0 => {
+                let step = frames::read_uint(rest);
+                let body = frames::read_bytes(rest);
+                match step {
+                    0 => self.on_request(body, rng),
+                    1 => {
+                        self.document.apply(body)?;
+                        self.synced = true;
+                        acknowledged.push(body.to_vec());
+                    }
+                    2 => self.on_update(body, acknowledged)?,
+                    other => return Err(format!("sync step {other}")),
+                }
+            }
+            1 => self.on_awareness(frames::read_bytes(rest), rng),
+            other => return Err(format!("message type {other}")),
+        }
+        match rest.is_empty() {
+            true => Ok(()),
+            false => Err("a frame with more than one message".into()),
+        }
+    }
+
+    fn on_request(&mut self, vector: &[u8], rng: &mut Rng) {
+        for sent in &mut self.sent {
+            sent.may_be_skipped = true;
+        }
+        let reply = self.document.diff(vector);
+        self.message(&frames::sync(1, &reply), rng);
+        if reply != [0, 0] {
+            self.expect(reply);
+        }
+    }
+
+    fn on_update(&mut self, update: &[u8], acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+        if let Some(index) = self.sent.iter().position(|sent| sent.bytes == update) {
+            if let Some(before) = self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
+                return Err(format!("update {update:?} was echoed before {:?}", before.bytes));
+            }
+            self.sent.drain(..=index);
+            acknowledged.push(update.to_vec());
+        }
+        self.document.apply(update)
+    }
+
+    fn on_awareness(&mut self, mut body: &[u8], rng: &mut Rng) {
+        let body = &mut body;
+        let mut changed = Vec::new();
+        for _ in 0..frames::read_uint(body) {
+            let client = frames::read_uint(body);
+            let clock = frames::read_uint(body);
+            let state = String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
+            let state = (state != "null").then_some(state);
+            if client == self.id {
+                if clock > self.clock || (clock == self.clock && state.is_none()) {
+                    // It is here, whatever is said.
+                    self.clock = clock + u64::from(state.is_none());
+                    changed.push(client);
+                }
+                continue;
+            }
+            let known = self.others.get(&client);
+            let newer = known.is_none_or(|(have, old)| {
+                clock > *have || (clock == *have && state.is_none() && old.is_some())
+            });
+            if newer {
+                self.others.insert(client, (clock, state));
+                changed.push(client);
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let entries: Vec<(u64, u64, Option<&str>)> = changed
+            .into_iter()
+            .map(|client| match self.others.get(&client) {
+                Some((clock, state)) => (client, *clock, state.as_deref()),
+                None => (client, self.clock, Some(self.state.as_str())),
+            })
+            .collect();
+        let message = frames::awareness(entries.into_iter());
+        self.message(&message, rng);
+    }
+}

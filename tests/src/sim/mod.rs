@@ -1,0 +1,26 @@
+//! The simulator: shards, disk, network and clients in one thread, in virtual time, from one seed.
+//!
+//! Every shard is the real one over the real engine; only what surrounds them is made up: time, the
+//! network, the disk and the people. What goes wrong is drawn from the seed, and the same seed does
+//! the same again.
+
+mod client;
+mod document;
+mod frames;
+mod hostile;
+mod log;
+mod network;
+mod node;
+mod oracle;
+mod plan;
+mod process;
+mod rng;
+mod run;
+mod runtime;
+mod wire;
+mod world;
+
+pub use run::{Outcome, SEEDS, run};
+
+#[cfg(test)]
+mod tests;

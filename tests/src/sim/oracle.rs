@@ -1,0 +1,117 @@
+//! What the server has promised: every update that was acknowledged, by room; and how a data
+//! directory is asked whether it keeps the promise.
+
+use super::document::Document;
+use collabblocks_storage_engine::{Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard};
+use collabblocks_wal::Disk;
+use collabblocks_wal::sim_disk::SimDisk;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where the data directory stands on the simulated disk.
+pub(crate) const ROOT: &str = "/data";
+
+/// The acknowledged content of every room.
+pub(crate) struct Oracle {
+    rooms: Vec<(String, Vec<Vec<u8>>)>,
+    pub acknowledged: u64,
+}
+
+impl Oracle {
+    pub fn new(rooms: &[String]) -> Self {
+        Self {
+            rooms: rooms.iter().map(|name| (name.clone(), Vec::new())).collect(),
+            acknowledged: 0,
+        }
+    }
+
+    /// A client was told that this is safe.
+    pub fn acknowledge(&mut self, room: usize, update: &[u8]) {
+        self.acknowledged += 1;
+        self.rooms[room].1.push(update.to_vec());
+    }
+
+    /// A document has all that was acknowledged.
+    pub fn check(&self, room: usize, document: &mut Document) -> Result<(), String> {
+        let (name, updates) = &self.rooms[room];
+        if document.contains_all(updates) {
+            return Ok(());
+        }
+        for (number, update) in updates.iter().enumerate() {
+            if !document.contains(update) {
+                return Err(format!(
+                    "{name}: acknowledged update {number} of {} is lost ({} bytes: {update:?})",
+                    updates.len(),
+                    update.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A data directory, which is changed by that, holds all that was acknowledged. Returns the state
+    /// of every room.
+    pub fn check_disk(&self, disk: SimDisk, shards: u16, config: &EngineConfig) -> Result<Vec<Document>, String> {
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let store = Store::open(&disk, Path::new(ROOT), shards, config, [0; 32])
+            .map_err(|e| format!("the data directory does not open: {e}"))?;
+        let mut engines = Vec::new();
+        for shard in 0..store.shards() {
+            let (engine, _) = store
+                .open_shard(&disk, shard, config)
+                .map_err(|e| format!("shard {shard} does not open: {e}"))?;
+            engines.push(engine);
+        }
+        let mut documents = Vec::new();
+        for (room, (name, _)) in self.rooms.iter().enumerate() {
+            let engine = &mut engines[usize::from(home_shard(name, store.shards()))];
+            let mut document = read(engine, &*disk, name)?;
+            self.check(room, &mut document)?;
+            documents.push(document);
+        }
+        Ok(documents)
+    }
+}
+
+/// A room's state, read through an engine that nobody else uses.
+fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, String> {
+    let (room, mut status) = engine.attach(0, name);
+    let mut requests = Vec::new();
+    for _ in 0..100 {
+        if status == RoomStatus::Ready {
+            break;
+        }
+        engine.poll(0, &mut requests);
+        let mut notices = Vec::new();
+        for request in requests.drain(..) {
+            match request {
+                Request::Job(job) => engine.on_job_done(0, job.run(disk), &mut notices),
+                Request::Write(job) => {
+                    let len = job.buffer.len();
+                    let written = disk
+                        .write_at(&job.path, job.offset, job.buffer.as_slice())
+                        .and_then(|()| disk.sync(&job.path));
+                    engine
+                        .on_written(0, job, written.map(|()| len))
+                        .map_err(|e| e.to_string())?;
+                }
+            }
+        }
+        for notice in notices {
+            match notice {
+                Notice::RoomReady(id) if id == room => status = RoomStatus::Ready,
+                Notice::RoomFailed(_, why) => return Err(format!("{name} cannot be loaded: {why}")),
+                Notice::RoomReady(_) => {}
+            }
+        }
+    }
+    if status != RoomStatus::Ready {
+        return Err(format!("{name} is never ready"));
+    }
+    let mut state = Vec::new();
+    engine.diff(room, &[0], &mut state).map_err(|e| format!("{name}: {e}"))?;
+    let mut document = Document::new(1);
+    document.apply(&state)?;
+    engine.detach(0, room);
+    Ok(document)
+}

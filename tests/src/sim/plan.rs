@@ -1,0 +1,185 @@
+//! What a run is like: drawn from its seed, so that many seeds cover many mixtures.
+
+use super::rng::Rng;
+use collabblocks_server::shard::{Access, SessionLimits, ShardConfig, ShardId};
+use collabblocks_storage_engine::{EngineConfig, Limits};
+use collabblocks_wal::LogConfig;
+use std::ops::Range;
+use std::time::Duration;
+
+pub(crate) const MICROSECOND: u64 = 1_000;
+pub(crate) const MILLISECOND: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// How a client behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// As the published providers do.
+    Honest,
+    /// Honest, but stops reading now and then.
+    Slow,
+    /// Sends what no client should.
+    Hostile,
+}
+
+/// What goes wrong, besides the clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The machine loses power: memory, and what the disk had not synced.
+    Power,
+    /// The same, in the middle of disk work: after so many more disk operations.
+    PowerAtOperation(u64),
+    /// The process is killed; the disk's caches live on.
+    Kill,
+    /// An orderly stop and a new start.
+    Drain,
+    /// The next log write fails.
+    LogError,
+    /// The next preparation of whatever file fails for want of space.
+    NoSpace,
+    /// The disk has no space left for so long.
+    DiskFull(u64),
+    /// Writes and jobs take a hundred times as long, for so long.
+    SlowDisk(u64),
+    /// Every connection is reset.
+    Storm,
+}
+
+/// The parameters of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub shards: u16,
+    pub rooms: Vec<String>,
+    /// Each client's behaviour and room.
+    pub clients: Vec<(Role, usize)>,
+    /// How long clients edit and faults happen.
+    pub span: u64,
+    /// Time between two doings of a client.
+    pub pace: Range<u64>,
+    pub latency: Range<u64>,
+    pub log_delay: Range<u64>,
+    pub job_delay: Range<u64>,
+    pub turn_delay: Range<u64>,
+    pub socket_bytes: usize,
+    pub mailbox_parcels: usize,
+    pub faults: Vec<(u64, Fault)>,
+    pub strict: bool,
+    pub limits: SessionLimits,
+    pub engine: EngineConfig,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let shards = if rng.one_in(3) { 1 } else { rng.range(1..5) as u16 };
+        let rooms: Vec<String> = (0..rng.range(1..4)).map(|n| format!("room-{n}-{}", rng.range(0..100))).collect();
+        let hostile = rng.one_in(3);
+        let count = rng.range(2..6) + u64::from(hostile);
+        let clients = (0..count).map(|n| {
+            let role = match n {
+                0 if hostile => Role::Hostile,
+                _ if rng.one_in(4) => Role::Slow,
+                _ => Role::Honest,
+            };
+            (role, rng.index(rooms.len()))
+        });
+        let clients = clients.collect();
+        let span = rng.range(SECOND / 2..3 * SECOND);
+        let step = *rng.pick(&[20, 60, 120]) * MILLISECOND;
+        let latency = *rng.pick(&[20 * MICROSECOND, MILLISECOND, 40 * MILLISECOND]);
+        let log = *rng.pick(&[50 * MICROSECOND, MILLISECOND, 20 * MILLISECOND]);
+        let faults = faults(rng, span);
+        Self {
+            shards,
+            rooms,
+            clients,
+            span,
+            pace: step / 4..step * 2,
+            latency: latency / 4..latency * 2,
+            log_delay: log / 2..log * 3,
+            job_delay: log..log * 10,
+            turn_delay: MICROSECOND..*rng.pick(&[5 * MICROSECOND, MILLISECOND]),
+            socket_bytes: *rng.pick(&[300, 2000, 64 << 10]),
+            mailbox_parcels: *rng.pick(&[1, 2, 1024]),
+            faults,
+            strict: rng.one_in(4),
+            limits: limits(rng),
+            engine: engine(rng),
+        }
+    }
+
+    /// A shard's configuration.
+    pub fn shard(&self, id: u16, shards: u16) -> ShardConfig {
+        ShardConfig {
+            id: ShardId(id),
+            shards,
+            strict: self.strict,
+            access: Access::Loopback(Vec::new()),
+            limits: self.limits,
+            guard: Limits::default(),
+        }
+    }
+}
+
+fn faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
+    if rng.one_in(8) {
+        return Vec::new();
+    }
+    // Swarm testing: each run has but a few kinds, so that none hides another.
+    let kinds: Vec<u64> = (0..rng.range(1..4)).map(|_| rng.range(0..9)).collect();
+    let mut faults: Vec<(u64, Fault)> = (0..rng.range(1..6))
+        .map(|_| {
+            let fault = match *rng.pick(&kinds) {
+                0 => Fault::Power,
+                1 => Fault::PowerAtOperation(rng.range(0..30)),
+                2 => Fault::Kill,
+                3 => Fault::Drain,
+                4 => Fault::LogError,
+                5 => Fault::NoSpace,
+                6 => Fault::DiskFull(rng.range(0..span)),
+                7 => Fault::SlowDisk(rng.range(0..span)),
+                _ => Fault::Storm,
+            };
+            (rng.range(0..span), fault)
+        })
+        .collect();
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn limits(rng: &mut Rng) -> SessionLimits {
+    SessionLimits {
+        http_head_timeout: Duration::from_secs(1),
+        queue_soft_bytes: *rng.pick(&[200, 4 << 10, 1 << 20]),
+        queue_hard_bytes: *rng.pick(&[16 << 10, 1 << 20]),
+        slow_reader_timeout: Duration::from_secs(1),
+        load_queue_commands_max: *rng.pick(&[2, 1000]),
+        load_timeout: Duration::from_secs(5),
+        keepalive: Duration::from_millis(800),
+        ping: Duration::from_secs(1),
+        slice_bytes: *rng.pick(&[256, 256 << 10]),
+        ..SessionLimits::default()
+    }
+}
+
+fn engine(rng: &mut Rng) -> EngineConfig {
+    EngineConfig {
+        log: LogConfig {
+            segment_bytes: *rng.pick(&[32 << 10, 128 << 10]),
+            batch_bytes: 8 << 10,
+            queue_bytes_max: *rng.pick(&[8 << 10, 1 << 20]),
+            segments_ready: 1 + rng.index(2),
+            salt_seed: 0,
+        },
+        segments_max: rng.range(2..6),
+        commit_delay: Duration::from_micros(*rng.pick(&[0, 500, 2000])),
+        commit_bytes: 4 << 10,
+        seal_after: Duration::from_millis(20),
+        evict_after: Duration::from_millis(*rng.pick(&[0, 100, 60_000])),
+        memory_bytes_max: *rng.pick(&[0, 1 << 30]),
+        disk_reserve_bytes: 16 << 10,
+        snapshot_segment_bytes: *rng.pick(&[8 << 10, 64 << 10]),
+        snapshot_live_ratio_min: 0.5,
+        ..EngineConfig::default()
+    }
+}

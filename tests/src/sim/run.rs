@@ -1,0 +1,196 @@
+//! A whole run: trouble, calm, and the account.
+
+use super::client::Phase;
+use super::node::Input;
+use super::plan::{MILLISECOND, Role, SECOND};
+use super::world::World;
+use collabblocks_server::shard::ControlRequest;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Seeds that once failed; every test run tries them again.
+pub const SEEDS: &[u64] = &[];
+
+/// What a run amounted to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Hash of all that happened.
+    pub hash: u64,
+    /// Things that happened.
+    pub events: u64,
+    /// Acknowledgements that clients got.
+    pub acknowledged: u64,
+    /// Times the server was started.
+    pub starts: u64,
+}
+
+/// Runs a seed; what it violates is the error. With `print`, all that happens is told on the way.
+pub fn run(seed: u64, print: bool) -> Result<Outcome, String> {
+    catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed, print);
+        world.trouble();
+        world.settle();
+        world.part();
+        world.end();
+        Outcome {
+            hash: world.log.hash(),
+            events: world.log.events,
+            acknowledged: world.oracle.acknowledged,
+            starts: world.process,
+        }
+    }))
+    .map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned())
+    })
+}
+
+impl World {
+    /// Clients edit, and what the plan has in store befalls them.
+    fn trouble(&mut self) {
+        self.run_until(self.plan.span);
+    }
+
+    /// Nothing goes wrong any more: all replicas become the same.
+    fn settle(&mut self) {
+        self.calm = true;
+        self.disk.clear_faults();
+        self.power_at = None;
+        self.log_error = false;
+        self.slow_disk = false;
+        self.may_not_open = false;
+        self.set_disk_full(false);
+        let mut rng = self.rng.fork();
+        for index in 0..self.clients.len() {
+            if self.clients[index].role == Role::Hostile {
+                self.abandon(index, &mut rng);
+                self.clients[index].phase = Phase::Left;
+            } else {
+                self.resume(index);
+            }
+        }
+        // A newcomer in every room.
+        for room in 0..self.plan.rooms.len() {
+            let client = super::client::Client::new(1000 + room as u64, Role::Honest, room, self.now);
+            self.clients.push(client);
+            self.at(self.now, super::world::Action::Tick(self.clients.len() - 1));
+        }
+        self.wait_for("replicas that are the same", 30, World::differences);
+        for index in 0..self.clients.len() {
+            let client = &mut self.clients[index];
+            if client.role != Role::Hostile
+                && let Err(violation) = self.oracle.check(client.room, &mut client.document)
+            {
+                panic!("in the end, client {}: {violation}", client.id);
+            }
+        }
+    }
+
+    /// Some leave, then all: no trace of them stays.
+    fn part(&mut self) {
+        let mut rng = self.rng.fork();
+        for index in 0..self.clients.len() {
+            if rng.one_in(2) {
+                self.abandon(index, &mut rng);
+                self.clients[index].phase = Phase::Left;
+            }
+        }
+        self.wait_for("presence of those who stayed alone", 15, World::strangers);
+        for index in 0..self.clients.len() {
+            self.abandon(index, &mut rng);
+            self.clients[index].phase = Phase::Left;
+        }
+        self.wait_for("shards without connections", 15, World::remains);
+    }
+
+    /// The process is stopped in order; what it leaves on disk is all there was.
+    fn end(&mut self) {
+        self.over = true;
+        self.draining = true;
+        for shard in 0..self.nodes.len() {
+            self.input(shard, Input::Control(ControlRequest::Drain));
+        }
+        self.wait_for("the process to drain", 10, |world| match world.nodes.is_empty() {
+            true => None,
+            false => Some("a shard has not drained".into()),
+        });
+        let disk = self.disk.fork();
+        disk.crash(self.rng.next());
+        let kept = self.check_disk(disk, "after an orderly end");
+        for client in self.clients.iter().filter(|client| client.role != Role::Hostile) {
+            assert!(
+                kept[client.room].snapshot() == client.document.snapshot(),
+                "after an orderly end the disk does not hold what client {} holds",
+                client.id
+            );
+        }
+    }
+
+    /// Lets time pass until nothing is amiss.
+    fn wait_for(&mut self, what: &str, seconds: u64, amiss: fn(&mut World) -> Option<String>) {
+        let deadline = self.now + seconds * SECOND;
+        while let Some(why) = amiss(self) {
+            assert!(self.now < deadline, "waited {seconds} s for {what}: {why}");
+            self.run_until(self.now + 100 * MILLISECOND);
+        }
+    }
+
+    /// What is not yet the same.
+    fn differences(&mut self) -> Option<String> {
+        let honest = || self.clients.iter().filter(|client| client.role != Role::Hostile);
+        for client in honest() {
+            if client.phase != Phase::Open || !client.synced {
+                return Some(format!("client {} is not synced: {:?}", client.id, client.phase));
+            }
+            if !client.settled() {
+                return Some(format!("client {} waits for an echo", client.id));
+            }
+        }
+        for room in 0..self.plan.rooms.len() {
+            let mut inside = honest().filter(|client| client.room == room);
+            let Some(first) = inside.next() else {
+                continue;
+            };
+            for other in inside {
+                if first.document.snapshot() != other.document.snapshot()
+                    || first.document.json() != other.document.json()
+                {
+                    return Some(format!("clients {} and {} differ", first.id, other.id));
+                }
+            }
+        }
+        None
+    }
+
+    /// Who sees others than those who are there.
+    fn strangers(&mut self) -> Option<String> {
+        for client in self.clients.iter().filter(|client| client.phase != Phase::Left) {
+            let others = self.clients.iter().filter(|other| {
+                other.room == client.room && other.id != client.id && other.phase != Phase::Left
+            });
+            let mut others: Vec<u64> = others.map(|other| other.id).collect();
+            others.sort_unstable();
+            if client.sees() != others {
+                return Some(format!("client {} sees {:?}, there are {others:?}", client.id, client.sees()));
+            }
+        }
+        None
+    }
+
+    /// What shards still hold when everybody has left.
+    fn remains(&mut self) -> Option<String> {
+        let mut remains = (self.nodes.is_empty()).then(|| "the process is not there".to_owned());
+        for shard in 0..self.nodes.len() {
+            if let Some(stats) = self.nodes[shard].stats.take() {
+                let held = [stats.connections, stats.sessions, stats.rooms, stats.ack_queue_bytes, stats.sessions_behind];
+                if held != [0; 5] {
+                    remains = Some(format!("shard {shard} holds connections, sessions, rooms, bytes, laggards: {held:?}"));
+                }
+            } else {
+                remains.get_or_insert("no figures yet".into());
+            }
+            self.input(shard, Input::Control(ControlRequest::Stats { id: 0 }));
+        }
+        remains
+    }
+}

@@ -1,0 +1,416 @@
+//! The world: virtual time, and all that happens in it, in order.
+
+use super::client::{Client, Phase};
+use super::hostile;
+use super::log::EventLog;
+use super::network::{Link, Pipe, ServerEnd};
+use super::node::{Input, Node};
+use super::oracle::Oracle;
+use super::plan::{Fault, MILLISECOND, Plan, Role};
+use super::rng::Rng;
+use collabblocks_server::shard::{ConnId, ControlRequest};
+use collabblocks_storage_engine::Job;
+use collabblocks_wal::sim_disk::SimDisk;
+use collabblocks_wal::{Disk, WriteJob};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// What happens at a time. What belongs to a process that is gone carries its number and is void.
+pub(crate) enum Action {
+    Turn(u64, usize),
+    LogWrite(u64, usize, WriteJob),
+    LogSync(u64, usize, WriteJob, io::Result<usize>),
+    Run(u64, usize, Job),
+    CloseDeadline(u64, usize, ConnId),
+    Connect(u64),
+    ArriveUp(u64),
+    ArriveDown(u64),
+    ResetUp(u64),
+    ResetDown(u64),
+    Tick(usize),
+    Fault(Fault),
+    SlowDiskEnds,
+    DiskFullEnds,
+    Restart,
+    End,
+}
+
+/// Everything.
+pub(crate) struct World {
+    pub now: u64,
+    pub plan: Plan,
+    pub rng: Rng,
+    pub log: EventLog,
+    pub disk: SimDisk,
+    pub shared_disk: Arc<dyn Disk>,
+    pub oracle: Oracle,
+    pub clients: Vec<Client>,
+    pub links: BTreeMap<u64, Link>,
+    pub nodes: Vec<Node>,
+    /// Shards of the process that runs or ran last.
+    pub shards: u16,
+    /// Number of the process that runs.
+    pub process: u64,
+    /// Clients no longer edit, and nothing goes wrong any more.
+    pub calm: bool,
+    pub slow_disk: bool,
+    pub disk_full: bool,
+    /// The next log write fails.
+    pub log_error: bool,
+    /// The disk operation at which the power goes.
+    pub power_at: Option<u64>,
+    /// An injected fault may keep the data directory from being opened at the first try.
+    pub may_not_open: bool,
+    pub draining: bool,
+    /// The process is not to be started again.
+    pub over: bool,
+    queue: BTreeMap<(u64, u64), Action>,
+    sequence: u64,
+    next_link: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, print: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(&mut rng.fork());
+        let disk = SimDisk::new();
+        let clients = plan.clients.iter().enumerate().map(|(n, (role, room))| {
+            Client::new(n as u64 + 1, *role, *room, rng.range(0..200 * MILLISECOND))
+        });
+        let mut world = Self {
+            now: 0,
+            clients: clients.collect(),
+            log: EventLog::new(print),
+            shared_disk: Arc::new(disk.clone()),
+            disk,
+            oracle: Oracle::new(&plan.rooms),
+            links: BTreeMap::new(),
+            nodes: Vec::new(),
+            shards: plan.shards,
+            process: 0,
+            calm: false,
+            slow_disk: false,
+            disk_full: false,
+            log_error: false,
+            power_at: None,
+            may_not_open: false,
+            draining: false,
+            over: false,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            next_link: 0,
+            rng,
+            plan,
+        };
+        if print {
+            println!("{:#?}", world.plan);
+        }
+        world.at(0, Action::Restart);
+        for client in 0..world.clients.len() {
+            let at = world.rng.range(0..50 * MILLISECOND);
+            world.at(at, Action::Tick(client));
+        }
+        for (at, fault) in world.plan.faults.clone() {
+            world.at(at, Action::Fault(fault));
+        }
+        world
+    }
+
+    /// Has something happen.
+    pub fn at(&mut self, time: u64, action: Action) {
+        self.sequence += 1;
+        self.queue.insert((time.max(self.now), self.sequence), action);
+    }
+
+    /// Lets time pass up to `end`.
+    pub fn run_until(&mut self, end: u64) {
+        self.at(end, Action::End);
+        while let Some(((time, _), action)) = self.queue.pop_first() {
+            self.now = time;
+            if matches!(action, Action::End) {
+                return;
+            }
+            self.perform(action);
+            if self.power_at.is_some_and(|at| self.disk.ops_count() > at) {
+                self.crash(true);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Turn(process, shard) if process == self.process => self.turn(shard),
+            Action::LogWrite(process, shard, job) if process == self.process => self.log_write(shard, job),
+            Action::LogSync(process, shard, job, written) if process == self.process => {
+                let result = written.and_then(|n| self.disk.sync(&job.path).map(|()| n));
+                self.input(shard, Input::LogWritten(job, result));
+            }
+            Action::Run(process, shard, job) if process == self.process => {
+                self.log.note(self.now, format_args!("shard {shard} runs {job:?}"));
+                let done = job.run(&*self.shared_disk);
+                self.input(shard, Input::JobDone(done));
+            }
+            Action::CloseDeadline(process, shard, conn) if process == self.process => {
+                self.close_deadline(shard, conn);
+            }
+            Action::Turn(..)
+            | Action::LogWrite(..)
+            | Action::LogSync(..)
+            | Action::Run(..)
+            | Action::CloseDeadline(..) => {}
+            Action::Connect(link) => self.connected(link),
+            Action::ArriveUp(link) => self.arrive_up(link),
+            Action::ArriveDown(link) => self.arrive_down(link),
+            Action::ResetUp(link) => self.reset_up(link),
+            Action::ResetDown(link) => self.reset_down(link),
+            Action::Tick(client) => self.tick(client),
+            Action::Fault(fault) => self.fault(fault),
+            Action::SlowDiskEnds => self.slow_disk = false,
+            Action::DiskFullEnds => self.set_disk_full(false),
+            Action::Restart => self.restart(),
+            Action::End => {}
+        }
+    }
+
+    /// A client does something, and will do more.
+    fn tick(&mut self, index: usize) {
+        let mut rng = self.rng.fork();
+        let next = self.now + rng.range(self.plan.pace.clone());
+        self.at(next, Action::Tick(index));
+        let now = self.now;
+        let client = &mut self.clients[index];
+        match client.phase {
+            Phase::Left => {}
+            Phase::Offline { retry_at } => {
+                if now >= retry_at {
+                    self.connect(index, &mut rng);
+                } else if !self.calm && client.role != Role::Hostile && rng.one_in(3) {
+                    client.edit(&mut rng);
+                }
+            }
+            Phase::Head | Phase::Open if client.role == Role::Hostile => {
+                if rng.one_in(4) {
+                    self.abandon(index, &mut rng);
+                } else if client.reading && rng.one_in(3) {
+                    client.reading = false;
+                }
+            }
+            Phase::Head | Phase::Open if self.calm => client.renew(now, &mut rng),
+            Phase::Head | Phase::Open => {
+                match rng.range(0..40) {
+                    0..=27 => client.edit(&mut rng),
+                    28..=32 => client.announce(now, &mut rng),
+                    33 => self.abandon(index, &mut rng),
+                    34..=36 if client.role == Role::Slow => client.reading = false,
+                    37..=39 => self.resume(index),
+                    _ => client.renew(now, &mut rng),
+                }
+            }
+        }
+        self.send_of_client(index);
+    }
+
+    /// A client reads again what its socket holds.
+    pub fn resume(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.reading = true;
+        if let Some(link) = client.link {
+            self.arrive_down(link);
+        }
+    }
+
+    fn connect(&mut self, index: usize, rng: &mut Rng) {
+        let id = self.next_link;
+        self.next_link += 1;
+        let bytes = self.plan.socket_bytes;
+        self.links.insert(
+            id,
+            Link {
+                up: Pipe::new(bytes),
+                down: Pipe::new(bytes),
+                server: ServerEnd::Nobody,
+                client: Some(index),
+                silent: false,
+                reset: false,
+                latency: self.plan.latency.clone(),
+            },
+        );
+        let client = &mut self.clients[index];
+        let room = &self.plan.rooms[client.room];
+        client.connect(self.now, id, room, rng);
+        if client.role == Role::Hostile {
+            client.out = hostile::attack(room, rng);
+        }
+        self.log.note(self.now, format_args!("client {} connects, link {id}", client.id));
+        let at = self.now + self.rng.range(self.plan.latency.clone());
+        self.at(at, Action::Connect(id));
+    }
+
+    /// A client lets go of its connection, in one of the ways there are.
+    pub fn abandon(&mut self, index: usize, rng: &mut Rng) {
+        let client = &mut self.clients[index];
+        let Some(id) = client.link else {
+            return;
+        };
+        let way = rng.range(0..3);
+        self.log.note(self.now, format_args!("client {} leaves link {id} in way {way}", client.id));
+        client.lost(self.now, rng);
+        let link = self.links.get_mut(&id).expect("a client's link is there");
+        link.client = None;
+        match way {
+            0 => {
+                let mut frame = Vec::new();
+                super::frames::masked(super::frames::CLOSE, &1000u16.to_be_bytes(), rng, &mut frame);
+                if link.up.space() < frame.len() {
+                    return self.reset_by_client(id);
+                }
+                let mut arrivals = Vec::new();
+                link.up.write(self.now, &frame, &link.latency, rng, &mut arrivals);
+                link.up.end(self.now, &link.latency, rng, &mut arrivals);
+                for at in arrivals {
+                    self.at(at, Action::ArriveUp(id));
+                }
+            }
+            1 => self.reset_by_client(id),
+            _ => link.silent = true,
+        }
+    }
+
+    fn reset_by_client(&mut self, id: u64) {
+        let link = self.links.get_mut(&id).expect("a client's link is there");
+        link.reset = true;
+        let at = self.now + self.rng.range(link.latency.clone());
+        self.at(at, Action::ResetUp(id));
+    }
+
+    /// Passes on what a client has to send, as far as the socket takes it.
+    pub fn send_of_client(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let Some(id) = client.link else {
+            return;
+        };
+        let link = self.links.get_mut(&id).expect("a client's link is there");
+        let mut arrivals = Vec::new();
+        let taken = link.up.write(self.now, &client.out, &link.latency, &mut self.rng, &mut arrivals);
+        client.out.drain(..taken);
+        for at in arrivals {
+            self.at(at, Action::ArriveUp(id));
+        }
+    }
+
+    /// Bytes, or the end, arrived at a client.
+    fn arrive_down(&mut self, id: u64) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        if link.silent {
+            return;
+        }
+        link.down.arrive(self.now);
+        let Some(index) = link.client else {
+            link.down.read(usize::MAX);
+            return self.take_rest(id);
+        };
+        let client = &mut self.clients[index];
+        if !client.reading || link.reset {
+            return;
+        }
+        let bytes = link.down.read(usize::MAX);
+        let ended = link.down.ended;
+        let mut acknowledged = Vec::new();
+        if client.role != Role::Hostile && !bytes.is_empty() {
+            self.log.note(self.now, format_args!("client {} gets {} bytes", client.id, bytes.len()));
+            let result = client.on_bytes(self.now, &bytes, &mut self.rng, &mut acknowledged);
+            if let Err(violation) = result {
+                panic!("client {}: {violation}", client.id);
+            }
+        }
+        let room = client.room;
+        if ended {
+            self.log.note(self.now, format_args!("client {} sees the end of link {id}", client.id));
+            client.lost(self.now, &mut self.rng);
+            link.client = None;
+        }
+        let told = !acknowledged.is_empty();
+        for update in acknowledged {
+            self.oracle.acknowledge(room, &update);
+        }
+        self.send_of_client(index);
+        self.take_rest(id);
+        self.drop_link(id);
+        if told && self.rng.one_in(16) {
+            self.check_crash_now();
+        }
+    }
+
+    /// What was just acknowledged is durable: a crash now would not lose it.
+    fn check_crash_now(&mut self) {
+        let disk = self.disk.fork();
+        disk.crash(self.rng.next());
+        self.check_disk(disk, "after a crash right after an acknowledgement");
+    }
+
+    /// A data directory keeps what was promised.
+    pub fn check_disk(&self, disk: SimDisk, when: &str) -> Vec<super::document::Document> {
+        disk.clear_faults();
+        disk.set_capacity(None);
+        match self.oracle.check_disk(disk, self.shards, &self.plan.engine) {
+            Ok(documents) => documents,
+            Err(violation) => panic!("{when}: {violation}"),
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        if self.calm {
+            return;
+        }
+        self.log.note(self.now, format_args!("fault {fault:?}"));
+        let ops = self.disk.ops_count();
+        match fault {
+            Fault::Power => self.crash(true),
+            Fault::PowerAtOperation(after) => {
+                self.power_at = Some(ops + after);
+                self.disk.fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
+            }
+            Fault::Kill => self.crash(false),
+            Fault::Drain => {
+                for shard in 0..self.nodes.len() {
+                    self.draining = true;
+                    self.input(shard, Input::Control(ControlRequest::Drain));
+                }
+            }
+            Fault::LogError => self.log_error = true,
+            Fault::NoSpace => {
+                self.may_not_open = true;
+                let op = ops + self.rng.range(0..10);
+                self.disk.fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
+            }
+            Fault::DiskFull(span) => {
+                self.set_disk_full(true);
+                self.at(self.now + span, Action::DiskFullEnds);
+            }
+            Fault::SlowDisk(span) => {
+                self.slow_disk = true;
+                self.at(self.now + span, Action::SlowDiskEnds);
+            }
+            Fault::Storm => {
+                for index in 0..self.clients.len() {
+                    if let Some(id) = self.clients[index].link {
+                        let mut rng = self.rng.fork();
+                        self.clients[index].lost(self.now, &mut rng);
+                        self.links.get_mut(&id).expect("a client's link is there").client = None;
+                        self.reset_by_client(id);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+        let used: usize = self.disk.files().values().map(Vec::len).sum();
+        let left = self.rng.range(0..64 << 10);
+        self.disk.set_capacity(full.then_some(used as u64 + left));
+    }
+}
