@@ -170,7 +170,7 @@ mod tests {
         type Done = u32;
 
         fn run(self, _: &dyn Disk) -> u32 {
-            assert!(self.0 % 2 == 0, "{} is odd", self.0);
+            assert!(self.0.is_multiple_of(2), "{} is odd", self.0);
             self.0 * 2
         }
     }
