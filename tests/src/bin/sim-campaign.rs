@@ -20,6 +20,9 @@ struct Arguments {
     /// Threads, at most two.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=2))]
     threads: u64,
+    /// Tell all that happens.
+    #[arg(long)]
+    print: bool,
 }
 
 fn main() -> std::process::ExitCode {
@@ -38,7 +41,7 @@ fn main() -> std::process::ExitCode {
                         break;
                     }
                     let seed = arguments.from + n;
-                    match sim::run(seed, false) {
+                    match sim::run(seed, arguments.print) {
                         Ok(outcome) => {
                             acknowledged.fetch_add(outcome.acknowledged, Ordering::Relaxed);
                         }

@@ -49,11 +49,16 @@ pub(crate) struct Client {
     greeted: bool,
     input: Vec<u8>,
     sent: VecDeque<Sent>,
+    /// What was echoed, or relayed from another client that happened to send the same: the next echo
+    /// that can be nothing else makes it clear, as echoes come in order.
+    unclear: Vec<Vec<u8>>,
     clock: u64,
     state: String,
     announced_at: u64,
     /// The others it has heard of.
     others: BTreeMap<u64, (u64, Option<String>)>,
+    /// How far its own content has come back to it.
+    pub returned: u32,
 }
 
 impl Client {
@@ -72,10 +77,12 @@ impl Client {
             greeted: false,
             input: Vec::new(),
             sent: VecDeque::new(),
+            unclear: Vec::new(),
             clock: 0,
             state: format!("{{\"client\":{id}}}"),
             announced_at: 0,
             others: BTreeMap::new(),
+            returned: 0,
         }
     }
 
@@ -86,6 +93,7 @@ impl Client {
         self.out = frames::upgrade(room);
         self.input.clear();
         self.sent.clear();
+        self.unclear.clear();
         self.synced = false;
         self.reading = true;
         self.greeted = false;
@@ -99,6 +107,7 @@ impl Client {
         self.link = None;
         self.out.clear();
         self.sent.clear();
+        self.unclear.clear();
         self.attempts = (self.attempts + 1).min(4);
         let wait = SECOND / 20 * (1 << self.attempts);
         self.phase = Phase::Offline {
@@ -114,6 +123,11 @@ impl Client {
     /// Whether all it sent has been echoed.
     pub fn settled(&self) -> bool {
         self.out.is_empty() && self.sent.iter().all(|sent| sent.may_be_skipped)
+    }
+
+    /// What has not been echoed.
+    pub fn unsettled(&self) -> Vec<&[u8]> {
+        self.sent.iter().map(|sent| sent.bytes.as_slice()).collect()
     }
 
     /// The clients it sees.
@@ -260,12 +274,23 @@ impl Client {
     }
 
     fn on_update(&mut self, update: &[u8], acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+        self.returned = self.returned.max(Document::reach(update, self.id));
+        let own = Document::is_own(update, self.id);
         if let Some(index) = self.sent.iter().position(|sent| sent.bytes == update) {
-            if let Some(before) = self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
-                return Err(format!("update {update:?} was echoed before {:?}", before.bytes));
+            match self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
+                None => {
+                    self.sent.drain(..=index);
+                    self.unclear.push(update.to_vec());
+                }
+                Some(before) if own => {
+                    return Err(format!("update {update:?} was echoed before {:?}", before.bytes));
+                }
+                // Another client's.
+                Some(_) => {}
             }
-            self.sent.drain(..=index);
-            acknowledged.push(update.to_vec());
+            if own {
+                acknowledged.append(&mut self.unclear);
+            }
         }
         self.document.apply(update)
     }

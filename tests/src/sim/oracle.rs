@@ -5,6 +5,7 @@ use super::document::Document;
 use collabblocks_storage_engine::{Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard};
 use collabblocks_wal::Disk;
 use collabblocks_wal::sim_disk::SimDisk;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ pub(crate) const ROOT: &str = "/data";
 /// The acknowledged content of every room.
 pub(crate) struct Oracle {
     rooms: Vec<(String, Vec<Vec<u8>>)>,
+    /// How far a client's own content has come back to it, by room and client.
+    returned: BTreeMap<(usize, u64), u32>,
     pub acknowledged: u64,
 }
 
@@ -21,8 +24,16 @@ impl Oracle {
     pub fn new(rooms: &[String]) -> Self {
         Self {
             rooms: rooms.iter().map(|name| (name.clone(), Vec::new())).collect(),
+            returned: BTreeMap::new(),
             acknowledged: 0,
         }
+    }
+
+    /// A client was sent its own content up to here: newer clients take that for an acknowledgement,
+    /// in whatever message it comes.
+    pub fn came_back(&mut self, room: usize, client: u64, clock: u32) {
+        let known = self.returned.entry((room, client)).or_default();
+        *known = clock.max(*known);
     }
 
     /// A client was told that this is safe.
@@ -34,6 +45,12 @@ impl Oracle {
     /// A document has all that was acknowledged.
     pub fn check(&self, room: usize, document: &mut Document) -> Result<(), String> {
         let (name, updates) = &self.rooms[room];
+        for ((_, client), clock) in self.returned.iter().filter(|((of, _), _)| *of == room) {
+            let have = document.clock(*client);
+            if have < *clock {
+                return Err(format!("{name}: client {client} was sent its own content up to {clock}, and there is {have}"));
+            }
+        }
         if document.contains_all(updates) {
             return Ok(());
         }

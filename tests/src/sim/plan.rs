@@ -178,7 +178,7 @@ fn engine(rng: &mut Rng) -> EngineConfig {
         evict_after: Duration::from_millis(*rng.pick(&[0, 100, 60_000])),
         memory_bytes_max: *rng.pick(&[0, 1 << 30]),
         disk_reserve_bytes: 16 << 10,
-        snapshot_segment_bytes: *rng.pick(&[8 << 10, 64 << 10]),
+        snapshot_segment_bytes: *rng.pick(&[16 << 10, 64 << 10]),
         snapshot_live_ratio_min: 0.5,
         ..EngineConfig::default()
     }

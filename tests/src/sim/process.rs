@@ -63,7 +63,6 @@ impl World {
                     "the data directory does not open: {error}"
                 );
                 self.log.note(self.now, format_args!("does not open: {error}"));
-                self.may_not_open = false;
                 let at = self.now + 100 * MILLISECOND;
                 self.at(at, Action::Restart);
             }

@@ -142,8 +142,11 @@ impl World {
             if client.phase != Phase::Open || !client.synced {
                 return Some(format!("client {} is not synced: {:?}", client.id, client.phase));
             }
+            if client.document.waits() {
+                return Some(format!("client {} lacks what an update builds on", client.id));
+            }
             if !client.settled() {
-                return Some(format!("client {} waits for an echo", client.id));
+                return Some(format!("client {} waits for an echo: {:?}", client.id, client.unsettled()));
             }
         }
         for room in 0..self.plan.rooms.len() {
@@ -155,7 +158,13 @@ impl World {
                 if first.document.snapshot() != other.document.snapshot()
                     || first.document.json() != other.document.json()
                 {
-                    return Some(format!("clients {} and {} differ", first.id, other.id));
+                    return Some(format!(
+                        "clients {} and {} differ: {:?} and {:?}",
+                        first.id,
+                        other.id,
+                        first.document.snapshot(),
+                        other.document.snapshot()
+                    ));
                 }
             }
         }

@@ -23,6 +23,7 @@ impl World {
         }
         node.turn_at = None;
         node.turn += 1;
+        node.lost.clear();
         // What the sockets did not take comes before all else.
         for (conn, unsent_bytes) in std::mem::take(&mut node.blocked) {
             if self.nodes[shard].live(conn).is_some() {
@@ -57,6 +58,10 @@ impl World {
         }
         self.feed(shard, Event::TurnEnd);
         self.carry_out(shard);
+        if let Some(at) = self.nodes[shard].timer {
+            // A turn takes its time.
+            self.turn_by(shard, at.max(self.now + MICROSECOND));
+        }
         self.check_node(shard);
         self.look_at_process();
     }
@@ -152,6 +157,7 @@ impl World {
         let link = state.link;
         self.nodes[shard].remove(conn);
         if live {
+            self.nodes[shard].lost.push(conn);
             self.feed(shard, Event::Closed { conn });
         }
         self.links.get_mut(&link).expect("a link stays while its server end lives").server = ServerEnd::Gone;
@@ -180,6 +186,15 @@ impl World {
             }
             Effect::Reply(_) => {}
             other => self.log.note(self.now, format_args!("shard {shard}: {other:?}")),
+        }
+        if let Effect::Established { conn }
+        | Effect::Read { conn, .. }
+        | Effect::Handoff { conn, .. }
+        | Effect::PassToControl { conn, .. } = &effect
+            && self.nodes[shard].lost.contains(conn)
+        {
+            // Asked for before the shard was told, in the same turn.
+            return;
         }
         match effect {
             Effect::Send { conn, range } => self.send(shard, conn, range),
@@ -229,11 +244,7 @@ impl World {
                 let at = self.now + self.disk_delay(self.plan.job_delay.clone());
                 self.at(at, Action::Run(self.process, shard, job));
             }
-            Effect::SetTimer(at) => {
-                self.nodes[shard].timer = Some(at.0);
-                // A turn takes its time.
-                self.turn_by(shard, at.0.max(self.now + MICROSECOND));
-            }
+            Effect::SetTimer(at) => self.nodes[shard].timer = Some(at.0),
             Effect::Reply(ControlReply::Stats { stats, .. }) => self.nodes[shard].stats = Some(stats),
             Effect::Reply(ControlReply::Drained) => self.nodes[shard].drained = true,
             Effect::StopAccepting => self.nodes[shard].accepting = false,

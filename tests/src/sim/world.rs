@@ -327,6 +327,7 @@ impl World {
             }
         }
         let room = client.room;
+        self.oracle.came_back(room, client.id, client.returned);
         if ended {
             self.log.note(self.now, format_args!("client {} sees the end of link {id}", client.id));
             client.lost(self.now, &mut self.rng);
@@ -369,6 +370,7 @@ impl World {
         let ops = self.disk.ops_count();
         match fault {
             Fault::Power => self.crash(true),
+            Fault::PowerAtOperation(_) if self.power_at.is_some() => {}
             Fault::PowerAtOperation(after) => {
                 self.power_at = Some(ops + after);
                 self.disk.fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
