@@ -39,7 +39,7 @@ pub(crate) enum Fault {
     NoSpace,
     /// The disk has no space left for so long.
     DiskFull(u64),
-    /// Writes and jobs take a hundred times as long, for so long.
+    /// Writes and jobs take twenty times as long, for so long.
     SlowDisk(u64),
     /// Every connection is reset.
     Storm,

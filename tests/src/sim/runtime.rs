@@ -255,7 +255,7 @@ impl World {
     }
 
     fn disk_delay(&mut self, of: Range<u64>) -> u64 {
-        let factor = if self.slow_disk { 100 } else { 1 };
+        let factor = if self.slow_disk { 20 } else { 1 };
         self.rng.range(of) * factor
     }
 
