@@ -108,15 +108,9 @@ impl World {
             self.log.note(self.now, format_args!("ends: {why}"));
             return self.crash(false);
         }
-        if self.draining && self.nodes.iter().all(|node| node.drained) {
-            self.log.note(self.now, format_args!("drained"));
-            self.drained();
-        }
-    }
-
-    /// Every shard has drained: the process ends once its connections are closed.
-    fn drained(&mut self) {
-        if self.nodes.iter().all(|node| node.conns().next().is_none()) {
+        // Every shard has drained: the process ends once its connections are closed.
+        let over = |node: &Node| node.drained && node.conns().next().is_none();
+        if self.draining && self.nodes.iter().all(over) {
             self.crash(false);
         }
     }
