@@ -2,7 +2,9 @@
 
 use clap::Parser;
 use collabblocks_tests::sim;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Simulates many worlds and reports the seeds that break a promise.
@@ -28,6 +30,7 @@ struct Arguments {
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let (next, failed, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let seen = Mutex::new(BTreeMap::<&str, u64>::new());
     let began = Instant::now();
     let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
     // What a failing seed panics with is reported by this program.
@@ -44,6 +47,10 @@ fn main() -> std::process::ExitCode {
                     match sim::run(seed, arguments.print) {
                         Ok(outcome) => {
                             acknowledged.fetch_add(outcome.acknowledged, Ordering::Relaxed);
+                            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                            for (what, times) in outcome.seen {
+                                *seen.entry(what).or_insert(0) += times;
+                            }
                         }
                         Err(why) => {
                             failed.fetch_add(1, Ordering::Relaxed);
@@ -62,6 +69,7 @@ fn main() -> std::process::ExitCode {
         began.elapsed().as_secs_f64(),
         acknowledged.into_inner()
     );
+    println!("{:?}", seen.into_inner().unwrap_or_else(PoisonError::into_inner));
     match failed {
         0 => std::process::ExitCode::SUCCESS,
         _ => std::process::ExitCode::FAILURE,

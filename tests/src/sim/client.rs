@@ -5,7 +5,7 @@ use super::document::Document;
 use super::frames::{self, BINARY, CLOSE, PING, PONG};
 use super::plan::{Role, SECOND};
 use super::rng::Rng;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How often a client says that it is still present.
 const RENEW: u64 = SECOND;
@@ -27,6 +27,8 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 struct Sent {
     bytes: Vec<u8>,
+    /// A reply, which holds all that the server lacked.
+    reply: bool,
     /// It may have built on what the server did not know yet: then the step 2 that followed it
     /// carries its content, and it has no echo.
     may_be_skipped: bool,
@@ -52,6 +54,10 @@ pub(crate) struct Client {
     /// What was echoed, or relayed from another client that happened to send the same: the next echo
     /// that can be nothing else makes it clear, as echoes come in order.
     unclear: Vec<Vec<u8>>,
+    /// What of its own was echoed on this connection.
+    echoed: BTreeSet<Vec<u8>>,
+    /// Answers come whole: an update that comes is an echo or another client's.
+    whole_answers: bool,
     clock: u64,
     state: String,
     announced_at: u64,
@@ -62,7 +68,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub fn new(id: u64, role: Role, room: usize, retry_at: u64) -> Self {
+    pub fn new(id: u64, role: Role, room: usize, retry_at: u64, whole_answers: bool) -> Self {
         Self {
             id,
             role,
@@ -78,6 +84,8 @@ impl Client {
             input: Vec::new(),
             sent: VecDeque::new(),
             unclear: Vec::new(),
+            echoed: BTreeSet::new(),
+            whole_answers,
             clock: 0,
             state: format!("{{\"client\":{id}}}"),
             announced_at: 0,
@@ -94,6 +102,7 @@ impl Client {
         self.input.clear();
         self.sent.clear();
         self.unclear.clear();
+        self.echoed.clear();
         self.synced = false;
         self.reading = true;
         self.greeted = false;
@@ -108,6 +117,7 @@ impl Client {
         self.out.clear();
         self.sent.clear();
         self.unclear.clear();
+        self.echoed.clear();
         self.attempts = (self.attempts + 1).min(4);
         let wait = SECOND / 20 * (1 << self.attempts);
         self.phase = Phase::Offline {
@@ -142,7 +152,7 @@ impl Client {
             && self.phase == Phase::Open
         {
             self.message(&frames::sync(2, &update), rng);
-            self.expect(update);
+            self.expect(update, false);
         }
     }
 
@@ -167,9 +177,10 @@ impl Client {
         }
     }
 
-    fn expect(&mut self, bytes: Vec<u8>) {
+    fn expect(&mut self, bytes: Vec<u8>, reply: bool) {
         self.sent.push_back(Sent {
             bytes,
+            reply,
             may_be_skipped: false,
         });
     }
@@ -269,7 +280,7 @@ impl Client {
         let reply = self.document.diff(vector);
         self.message(&frames::sync(1, &reply), rng);
         if reply != [0, 0] {
-            self.expect(reply);
+            self.expect(reply, true);
         }
     }
 
@@ -279,7 +290,10 @@ impl Client {
         if let Some(index) = self.sent.iter().position(|sent| sent.bytes == update) {
             match self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
                 None => {
-                    self.sent.drain(..=index);
+                    let reply = self.sent.drain(..=index).next_back().is_some_and(|sent| sent.reply);
+                    if own && !reply {
+                        self.echoed.insert(update.to_vec());
+                    }
                     self.unclear.push(update.to_vec());
                 }
                 Some(before) if own => {
@@ -291,6 +305,8 @@ impl Client {
             if own {
                 acknowledged.append(&mut self.unclear);
             }
+        } else if self.whole_answers && self.echoed.contains(update) {
+            return Err(format!("update {update:?} was echoed twice"));
         }
         self.document.apply(update)
     }

@@ -76,9 +76,18 @@ impl World {
         }
         let config = &self.plan.engine;
         let store = Store::open(&self.shared_disk, Path::new(ROOT), self.shards, config, entropy)?;
-        (0..self.shards)
-            .map(|shard| Ok(store.open_shard(&self.shared_disk, shard, config)?.0))
-            .collect()
+        let mut engines = Vec::new();
+        let mut torn = 0;
+        for shard in 0..self.shards {
+            let (engine, report) = store.open_shard(&self.shared_disk, shard, config)?;
+            engines.push(engine);
+            torn += u64::from(report.torn_at.is_some());
+        }
+        *self.seen.entry("torn").or_default() += torn;
+        if store.rehomed_from().is_some() {
+            self.saw("rehomed");
+        }
+        Ok(engines)
     }
 
     /// Something is to be fed to a shard in its next turn.

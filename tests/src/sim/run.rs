@@ -5,13 +5,14 @@ use super::node::Input;
 use super::plan::{MILLISECOND, Role, SECOND};
 use super::world::World;
 use collabblocks_server::shard::ControlRequest;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds that once failed; every test run tries them again.
 pub const SEEDS: &[u64] = &[12, 17, 176, 187, 252, 1038, 1392, 1979, 5365];
 
 /// What a run amounted to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     /// Hash of all that happened.
     pub hash: u64,
@@ -21,6 +22,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// Times the server was started.
     pub starts: u64,
+    /// How often what is worth being seen happened.
+    pub seen: BTreeMap<&'static str, u64>,
 }
 
 /// Runs a seed; what it violates is the error. With `print`, all that happens is told on the way.
@@ -36,6 +39,7 @@ pub fn run(seed: u64, print: bool) -> Result<Outcome, String> {
             events: world.log.events,
             acknowledged: world.oracle.acknowledged,
             starts: world.process,
+            seen: world.seen,
         }
     }))
     .map_err(|panic| {
@@ -56,6 +60,7 @@ impl World {
         self.calm = true;
         self.disk.clear_faults();
         self.power_at = None;
+        self.power_in_write = false;
         self.log_error = false;
         self.slow_disk = false;
         self.may_not_open = false;
@@ -71,7 +76,7 @@ impl World {
         }
         // A newcomer in every room.
         for room in 0..self.plan.rooms.len() {
-            let client = super::client::Client::new(1000 + room as u64, Role::Honest, room, self.now);
+            let client = super::client::Client::new(1000 + room as u64, Role::Honest, room, self.now, self.plan.whole_answers());
             self.clients.push(client);
             self.at(self.now, super::world::Action::Tick(self.clients.len() - 1));
         }

@@ -68,6 +68,13 @@ impl World {
 
     fn feed(&mut self, shard: usize, event: Event<'_>) {
         match &event {
+            Event::Blocked { .. } => self.saw("blocked"),
+            Event::Drained { .. } => self.saw("unblocked"),
+            Event::HandedOff { .. } => self.saw("handed off"),
+            Event::HandoffRefused { .. } => self.saw("handoff refused"),
+            _ => {}
+        }
+        match &event {
             Event::Received { conn, bytes } => {
                 self.log.note(self.now, format_args!("shard {shard}: {conn:?} receives {}", bytes.len()));
                 self.log.bytes(bytes);
@@ -196,6 +203,13 @@ impl World {
             // Asked for before the shard was told, in the same turn.
             return;
         }
+        match &effect {
+            Effect::Close { flush: false, .. } => self.saw("closed at once"),
+            Effect::Read { on: false, .. } => self.saw("not read"),
+            Effect::Fatal(_) => self.saw("fatal"),
+            Effect::Reply(ControlReply::Drained) => self.saw("drained"),
+            _ => {}
+        }
         match effect {
             Effect::Send { conn, range } => self.send(shard, conn, range),
             Effect::Established { conn } => {
@@ -272,6 +286,9 @@ impl World {
         };
         if result.is_err() {
             return self.input(shard, Input::LogWritten(job, result));
+        }
+        if std::mem::take(&mut self.power_in_write) {
+            return self.crash(true);
         }
         let at = self.now + self.disk_delay(self.plan.log_delay.clone());
         self.at(at, Action::LogSync(self.process, shard, job, result));

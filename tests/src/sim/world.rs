@@ -60,11 +60,15 @@ pub(crate) struct World {
     pub log_error: bool,
     /// The disk operation at which the power goes.
     pub power_at: Option<u64>,
+    /// The power goes after the next write of a log, before its sync.
+    pub power_in_write: bool,
     /// An injected fault may keep the data directory from being opened at the first try.
     pub may_not_open: bool,
     pub draining: bool,
     /// The process is not to be started again.
     pub over: bool,
+    /// How often something happened that is worth being seen.
+    pub seen: BTreeMap<&'static str, u64>,
     queue: BTreeMap<(u64, u64), Action>,
     sequence: u64,
     next_link: u64,
@@ -76,7 +80,8 @@ impl World {
         let plan = Plan::draw(&mut rng.fork());
         let disk = SimDisk::new();
         let clients = plan.clients.iter().enumerate().map(|(n, (role, room))| {
-            Client::new(n as u64 + 1, *role, *room, rng.range(0..200 * MILLISECOND))
+            let at = rng.range(0..200 * MILLISECOND);
+            Client::new(n as u64 + 1, *role, *room, at, plan.whole_answers())
         });
         let mut world = Self {
             now: 0,
@@ -94,9 +99,11 @@ impl World {
             disk_full: false,
             log_error: false,
             power_at: None,
+            power_in_write: false,
             may_not_open: false,
             draining: false,
             over: false,
+            seen: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             next_link: 0,
@@ -121,6 +128,11 @@ impl World {
     pub fn at(&mut self, time: u64, action: Action) {
         self.sequence += 1;
         self.queue.insert((time.max(self.now), self.sequence), action);
+    }
+
+    /// Counts something.
+    pub fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     /// Lets time pass up to `end`.
@@ -148,6 +160,7 @@ impl World {
             }
             Action::Run(process, shard, job) if process == self.process => {
                 self.log.note(self.now, format_args!("shard {shard} runs {job:?}"));
+                self.saw_job(&job);
                 let done = job.run(&*self.shared_disk);
                 self.input(shard, Input::JobDone(done));
             }
@@ -170,6 +183,15 @@ impl World {
             Action::DiskFullEnds => self.set_disk_full(false),
             Action::Restart => self.restart(),
             Action::End => {}
+        }
+    }
+
+    fn saw_job(&mut self, job: &Job) {
+        let name = format!("{job:?}");
+        for kind in ["load", "rebuild", "store", "manifest", "copy", "remove"] {
+            if name.starts_with(&format!("Job({kind} ")) {
+                self.saw(kind);
+            }
         }
     }
 
@@ -375,6 +397,7 @@ impl World {
                 self.power_at = Some(ops + after);
                 self.disk.fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
             }
+            Fault::PowerInWrite => self.power_in_write = true,
             Fault::Kill => self.crash(false),
             Fault::Drain => {
                 for shard in 0..self.nodes.len() {
