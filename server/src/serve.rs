@@ -9,7 +9,7 @@ use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
     Access, ControlRequest, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
 };
-use collabblocks_storage_engine::{Engine, EngineConfig, Store};
+use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -104,6 +104,7 @@ pub fn serve_until(
             config::WalSync::Dsync => LogSync::Dsync,
             config::WalSync::Thread => LogSync::Thread,
         })
+        .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
             ..WatchdogConfig::default()

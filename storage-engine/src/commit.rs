@@ -24,6 +24,8 @@ pub(crate) enum Closing {
 /// The state of the commit window.
 #[derive(Default)]
 pub(crate) struct Commit {
+    /// When the oldest record that waits was appended.
+    pub(crate) pending_since: Option<Nanos>,
     /// When the last write was handed out; `None` before the first.
     pub(crate) began_at: Option<Nanos>,
     /// When the last write ended.
@@ -76,22 +78,25 @@ impl Engine {
         } else if self.commit.closing == Closing::No
             && self.log.pending_bytes() < self.config.commit_bytes
         {
-            // At rest an update is committed at once; under load commits keep their distance, and
-            // each takes along all that came meanwhile.
+            // At rest an update is committed at once. Under load commits keep a distance of half
+            // the delay and then go along with whatever wakes the core, at the latest by a timer.
             let delay = nanos(self.config.commit_delay);
-            let commit_at = self
+            let since = *self.commit.pending_since.get_or_insert(now);
+            let soon = self
                 .commit
                 .began_at
-                .map_or(now, |at| at.saturating_add(delay));
-            if now < commit_at {
-                next.at(commit_at);
+                .map_or(now, |at| at.saturating_add(delay / 2));
+            if now < soon {
+                next.at(since.saturating_add(delay));
                 return;
             }
         }
         match self.log.next_write() {
             Some(job) => {
                 // What did not fit into this batch has waited long enough, and goes with the next.
-                self.commit.began_at = (self.log.pending_bytes() == 0).then_some(now);
+                let all = self.log.pending_bytes() == 0;
+                self.commit.began_at = all.then_some(now);
+                self.commit.pending_since = None;
                 requests.push(Request::Write(job));
             }
             // The next segment is not prepared; one that failed is tried for again by later calls.

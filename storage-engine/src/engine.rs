@@ -123,6 +123,7 @@ impl Engine {
                 });
             }
         };
+        self.commit.pending_since.get_or_insert(now);
         let Some(appended) = self.log_update(id, bytes) else {
             self.quarantine(id, before);
             return Err(Refusal::Unavailable("the server's disk is behind"));

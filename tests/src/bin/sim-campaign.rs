@@ -71,7 +71,10 @@ fn main() -> std::process::ExitCode {
         began.elapsed().as_secs_f64(),
         acknowledged.into_inner()
     );
-    println!("{:?}", seen.into_inner().unwrap_or_else(PoisonError::into_inner));
+    println!(
+        "{:?}",
+        seen.into_inner().unwrap_or_else(PoisonError::into_inner)
+    );
     match failed {
         0 => std::process::ExitCode::SUCCESS,
         _ => std::process::ExitCode::FAILURE,
