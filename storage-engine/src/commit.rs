@@ -24,8 +24,8 @@ pub(crate) enum Closing {
 /// The state of the commit window.
 #[derive(Default)]
 pub(crate) struct Commit {
-    /// When the oldest record that waits was appended.
-    pub(crate) pending_since: Option<Nanos>,
+    /// When the last write was handed out; `None` before the first.
+    pub(crate) began_at: Option<Nanos>,
     /// When the last write ended.
     pub(crate) written_at: Nanos,
     pub(crate) closing: Closing,
@@ -61,7 +61,6 @@ impl Engine {
             self.end_log();
         }
         if self.log.pending_bytes() == 0 {
-            self.commit.pending_since = None;
             if self.commit.closing != Closing::No || !self.log.needs_seal() {
                 return;
             }
@@ -77,8 +76,13 @@ impl Engine {
         } else if self.commit.closing == Closing::No
             && self.log.pending_bytes() < self.config.commit_bytes
         {
-            let since = *self.commit.pending_since.get_or_insert(now);
-            let commit_at = since.saturating_add(nanos(self.config.commit_delay));
+            // At rest an update is committed at once; under load commits keep their distance, and
+            // each takes along all that came meanwhile.
+            let delay = nanos(self.config.commit_delay);
+            let commit_at = self
+                .commit
+                .began_at
+                .map_or(now, |at| at.saturating_add(delay));
             if now < commit_at {
                 next.at(commit_at);
                 return;
@@ -86,10 +90,8 @@ impl Engine {
         }
         match self.log.next_write() {
             Some(job) => {
-                // What did not fit into this batch has waited as long.
-                if self.log.pending_bytes() == 0 {
-                    self.commit.pending_since = None;
-                }
+                // What did not fit into this batch has waited long enough, and goes with the next.
+                self.commit.began_at = (self.log.pending_bytes() == 0).then_some(now);
                 requests.push(Request::Write(job));
             }
             // The next segment is not prepared; one that failed is tried for again by later calls.

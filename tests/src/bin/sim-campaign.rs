@@ -26,7 +26,9 @@ fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let (next, failed, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let began = Instant::now();
-    let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let limit = arguments
+        .minutes
+        .map(|minutes| Duration::from_secs(60 * minutes));
     // What a failing seed panics with is reported by this program.
     std::panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| {

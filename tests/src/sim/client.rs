@@ -192,7 +192,8 @@ impl Client {
             };
             let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
             if !head.starts_with("HTTP/1.1 101 ") {
-                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ") {
+                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ")
+                {
                     true => Ok(()),
                     false => Err(format!("a good request was answered with {head:?}")),
                 };
@@ -209,10 +210,14 @@ impl Client {
                 BINARY => self.on_message(&payload, rng, acknowledged)?,
                 PING => frames::masked(PONG, &payload, rng, &mut self.out),
                 CLOSE => {
-                    let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                    let code = payload
+                        .first_chunk()
+                        .map_or(1005, |code| u16::from_be_bytes(*code));
                     if !matches!(code, 1000 | 1001 | 1011 | 1012 | 1013) {
                         let reason = String::from_utf8_lossy(&payload[2..]);
-                        return Err(format!("an honest client was closed with {code} {reason:?}"));
+                        return Err(format!(
+                            "an honest client was closed with {code} {reason:?}"
+                        ));
                     }
                     frames::masked(CLOSE, &payload, rng, &mut self.out);
                 }
@@ -222,7 +227,12 @@ impl Client {
         Ok(())
     }
 
-    fn on_message(&mut self, mut message: &[u8], rng: &mut Rng, acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+    fn on_message(
+        &mut self,
+        mut message: &[u8],
+        rng: &mut Rng,
+        acknowledged: &mut Vec<Vec<u8>>,
+    ) -> Result<(), String> {
         let rest = &mut message;
         match frames::read_uint(rest) {
             0 => {
@@ -261,8 +271,16 @@ impl Client {
 
     fn on_update(&mut self, update: &[u8], acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
         if let Some(index) = self.sent.iter().position(|sent| sent.bytes == update) {
-            if let Some(before) = self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
-                return Err(format!("update {update:?} was echoed before {:?}", before.bytes));
+            if let Some(before) = self
+                .sent
+                .iter()
+                .take(index)
+                .find(|sent| !sent.may_be_skipped)
+            {
+                return Err(format!(
+                    "update {update:?} was echoed before {:?}",
+                    before.bytes
+                ));
             }
             self.sent.drain(..=index);
             acknowledged.push(update.to_vec());
@@ -276,7 +294,8 @@ impl Client {
         for _ in 0..frames::read_uint(body) {
             let client = frames::read_uint(body);
             let clock = frames::read_uint(body);
-            let state = String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
+            let state =
+                String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
             let state = (state != "null").then_some(state);
             if client == self.id {
                 if clock > self.clock || (clock == self.clock && state.is_none()) {

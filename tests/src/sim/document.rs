@@ -10,7 +10,17 @@ use yrs::{
     StateVector, Text, TextPrelim, Transact, Update,
 };
 
-const WORDS: &[&str] = &["a", "be", "sea ", "\n", "😀", "x😀y", "𝒳𝒴", "éà", "a longer run of words "];
+const WORDS: &[&str] = &[
+    "a",
+    "be",
+    "sea ",
+    "\n",
+    "😀",
+    "x😀y",
+    "𝒳𝒴",
+    "éà",
+    "a longer run of words ",
+];
 const KEYS: &[&str] = &["k", "l", "m"];
 
 /// A Yjs document in a client's hands.
@@ -92,9 +102,11 @@ impl Document {
 
     /// Applies an update of the server's. It always fits: nothing it builds on is missing.
     pub fn apply(&mut self, update: &[u8]) -> Result<(), String> {
-        let update = Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
+        let update =
+            Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
         let mut txn = self.doc.transact_mut();
-        txn.apply_update(update).map_err(|e| format!("the server's update does not apply: {e}"))?;
+        txn.apply_update(update)
+            .map_err(|e| format!("the server's update does not apply: {e}"))?;
         match txn.has_missing_updates() {
             true => Err("the server sent what builds on content it did not send".into()),
             false => Ok(()),
@@ -103,7 +115,8 @@ impl Document {
 
     /// What a document with this state vector lacks.
     pub fn diff(&self, vector: &[u8]) -> Vec<u8> {
-        let vector = StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
+        let vector =
+            StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
         self.doc.transact().encode_diff_v1(&vector)
     }
 
@@ -131,7 +144,9 @@ impl Document {
     pub fn contains_all(&self, updates: &[Vec<u8>]) -> bool {
         let mut copy = Self::new(1);
         let held = copy.apply(&self.state());
-        held.is_ok() && updates.iter().all(|update| copy.apply(update).is_ok()) && copy.snapshot() == self.snapshot()
+        held.is_ok()
+            && updates.iter().all(|update| copy.apply(update).is_ok())
+            && copy.snapshot() == self.snapshot()
     }
 
     /// Whether an update holds nothing that is new to it.

@@ -71,8 +71,14 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(rng: &mut Rng) -> Self {
-        let shards = if rng.one_in(3) { 1 } else { rng.range(1..5) as u16 };
-        let rooms: Vec<String> = (0..rng.range(1..4)).map(|n| format!("room-{n}-{}", rng.range(0..100))).collect();
+        let shards = if rng.one_in(3) {
+            1
+        } else {
+            rng.range(1..5) as u16
+        };
+        let rooms: Vec<String> = (0..rng.range(1..4))
+            .map(|n| format!("room-{n}-{}", rng.range(0..100)))
+            .collect();
         let hostile = rng.one_in(3);
         let count = rng.range(2..6) + u64::from(hostile);
         let clients = (0..count).map(|n| {

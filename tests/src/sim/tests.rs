@@ -5,11 +5,16 @@ const COUNT: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number")),
+    )
 }
 
 fn fails(seed: u64, why: &str) -> ! {
-    panic!("seed {seed}: {why}\nrun it again: COLLABBLOCKS_SEED={seed} cargo test -p collabblocks-tests sim");
+    panic!(
+        "seed {seed}: {why}\nrun it again: COLLABBLOCKS_SEED={seed} cargo test -p collabblocks-tests sim"
+    );
 }
 
 #[test]
@@ -26,7 +31,10 @@ fn simulated_worlds_keep_every_promise() {
         starts += outcome.starts;
     }
     println!("{acknowledged} acknowledgements, {starts} restarts");
-    assert!(acknowledged > 10 * COUNT, "the worlds are idle: {acknowledged}");
+    assert!(
+        acknowledged > 10 * COUNT,
+        "the worlds are idle: {acknowledged}"
+    );
     assert!(starts > COUNT / 4, "nothing befalls the worlds: {starts}");
 }
 

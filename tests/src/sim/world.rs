@@ -120,7 +120,8 @@ impl World {
     /// Has something happen.
     pub fn at(&mut self, time: u64, action: Action) {
         self.sequence += 1;
-        self.queue.insert((time.max(self.now), self.sequence), action);
+        self.queue
+            .insert((time.max(self.now), self.sequence), action);
     }
 
     /// Lets time pass up to `end`.
@@ -141,13 +142,16 @@ impl World {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Turn(process, shard) if process == self.process => self.turn(shard),
-            Action::LogWrite(process, shard, job) if process == self.process => self.log_write(shard, job),
+            Action::LogWrite(process, shard, job) if process == self.process => {
+                self.log_write(shard, job)
+            }
             Action::LogSync(process, shard, job, written) if process == self.process => {
                 let result = written.and_then(|n| self.disk.sync(&job.path).map(|()| n));
                 self.input(shard, Input::LogWritten(job, result));
             }
             Action::Run(process, shard, job) if process == self.process => {
-                self.log.note(self.now, format_args!("shard {shard} runs {job:?}"));
+                self.log
+                    .note(self.now, format_args!("shard {shard} runs {job:?}"));
                 let done = job.run(&*self.shared_disk);
                 self.input(shard, Input::JobDone(done));
             }
@@ -197,16 +201,14 @@ impl World {
                 }
             }
             Phase::Head | Phase::Open if self.calm => client.renew(now, &mut rng),
-            Phase::Head | Phase::Open => {
-                match rng.range(0..40) {
-                    0..=27 => client.edit(&mut rng),
-                    28..=32 => client.announce(now, &mut rng),
-                    33 => self.abandon(index, &mut rng),
-                    34..=36 if client.role == Role::Slow => client.reading = false,
-                    37..=39 => self.resume(index),
-                    _ => client.renew(now, &mut rng),
-                }
-            }
+            Phase::Head | Phase::Open => match rng.range(0..40) {
+                0..=27 => client.edit(&mut rng),
+                28..=32 => client.announce(now, &mut rng),
+                33 => self.abandon(index, &mut rng),
+                34..=36 if client.role == Role::Slow => client.reading = false,
+                37..=39 => self.resume(index),
+                _ => client.renew(now, &mut rng),
+            },
         }
         self.send_of_client(index);
     }
@@ -242,7 +244,10 @@ impl World {
         if client.role == Role::Hostile {
             client.out = hostile::attack(room, rng);
         }
-        self.log.note(self.now, format_args!("client {} connects, link {id}", client.id));
+        self.log.note(
+            self.now,
+            format_args!("client {} connects, link {id}", client.id),
+        );
         let at = self.now + self.rng.range(self.plan.latency.clone());
         self.at(at, Action::Connect(id));
     }
@@ -254,19 +259,28 @@ impl World {
             return;
         };
         let way = rng.range(0..3);
-        self.log.note(self.now, format_args!("client {} leaves link {id} in way {way}", client.id));
+        self.log.note(
+            self.now,
+            format_args!("client {} leaves link {id} in way {way}", client.id),
+        );
         client.lost(self.now, rng);
         let link = self.links.get_mut(&id).expect("a client's link is there");
         link.client = None;
         match way {
             0 => {
                 let mut frame = Vec::new();
-                super::frames::masked(super::frames::CLOSE, &1000u16.to_be_bytes(), rng, &mut frame);
+                super::frames::masked(
+                    super::frames::CLOSE,
+                    &1000u16.to_be_bytes(),
+                    rng,
+                    &mut frame,
+                );
                 if link.up.space() < frame.len() {
                     return self.reset_by_client(id);
                 }
                 let mut arrivals = Vec::new();
-                link.up.write(self.now, &frame, &link.latency, rng, &mut arrivals);
+                link.up
+                    .write(self.now, &frame, &link.latency, rng, &mut arrivals);
                 link.up.end(self.now, &link.latency, rng, &mut arrivals);
                 for at in arrivals {
                     self.at(at, Action::ArriveUp(id));
@@ -292,7 +306,13 @@ impl World {
         };
         let link = self.links.get_mut(&id).expect("a client's link is there");
         let mut arrivals = Vec::new();
-        let taken = link.up.write(self.now, &client.out, &link.latency, &mut self.rng, &mut arrivals);
+        let taken = link.up.write(
+            self.now,
+            &client.out,
+            &link.latency,
+            &mut self.rng,
+            &mut arrivals,
+        );
         client.out.drain(..taken);
         for at in arrivals {
             self.at(at, Action::ArriveUp(id));
@@ -320,7 +340,10 @@ impl World {
         let ended = link.down.ended;
         let mut acknowledged = Vec::new();
         if client.role != Role::Hostile && !bytes.is_empty() {
-            self.log.note(self.now, format_args!("client {} gets {} bytes", client.id, bytes.len()));
+            self.log.note(
+                self.now,
+                format_args!("client {} gets {} bytes", client.id, bytes.len()),
+            );
             let result = client.on_bytes(self.now, &bytes, &mut self.rng, &mut acknowledged);
             if let Err(violation) = result {
                 panic!("client {}: {violation}", client.id);
@@ -328,7 +351,10 @@ impl World {
         }
         let room = client.room;
         if ended {
-            self.log.note(self.now, format_args!("client {} sees the end of link {id}", client.id));
+            self.log.note(
+                self.now,
+                format_args!("client {} sees the end of link {id}", client.id),
+            );
             client.lost(self.now, &mut self.rng);
             link.client = None;
         }
@@ -371,7 +397,8 @@ impl World {
             Fault::Power => self.crash(true),
             Fault::PowerAtOperation(after) => {
                 self.power_at = Some(ops + after);
-                self.disk.fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
+                self.disk
+                    .fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
             }
             Fault::Kill => self.crash(false),
             Fault::Drain => {
@@ -384,7 +411,8 @@ impl World {
             Fault::NoSpace => {
                 self.may_not_open = true;
                 let op = ops + self.rng.range(0..10);
-                self.disk.fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
+                self.disk
+                    .fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
             }
             Fault::DiskFull(span) => {
                 self.set_disk_full(true);
@@ -399,7 +427,10 @@ impl World {
                     if let Some(id) = self.clients[index].link {
                         let mut rng = self.rng.fork();
                         self.clients[index].lost(self.now, &mut rng);
-                        self.links.get_mut(&id).expect("a client's link is there").client = None;
+                        self.links
+                            .get_mut(&id)
+                            .expect("a client's link is there")
+                            .client = None;
                         self.reset_by_client(id);
                     }
                 }
