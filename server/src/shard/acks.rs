@@ -14,8 +14,8 @@ pub enum To {
     Conn(ConnId),
     /// One connection, in slices.
     Stream(ConnId, Stream),
-    /// All sessions of a room (strict durability), its author's echo included.
-    Room(RoomId),
+    /// All sessions of a room but the one that wrote it.
+    Room(RoomId, ConnId),
 }
 
 #[derive(Debug)]

@@ -121,6 +121,8 @@ pub struct Room {
     /// Sessions that are behind.
     pub behind: usize,
     backlog: Option<Box<Backlog>>,
+    /// Updates that the document has and that are relayed only once they are durable.
+    pub held: usize,
     /// The slices of the room's whole state, while somebody is still getting them.
     pub whole_state: Option<WholeState>,
 }
@@ -138,6 +140,7 @@ impl Room {
             stream_offset: 0,
             behind: 0,
             backlog: None,
+            held: 0,
             whole_state: None,
         }
     }

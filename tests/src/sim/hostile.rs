@@ -44,7 +44,9 @@ pub(crate) fn attack(room: &str, rng: &mut Rng) -> Vec<u8> {
             }
         }
         10 => {
-            // A good update, damaged.
+            // A good update, damaged, where nobody else is: one that still reads well may say things that
+            // make replicas differ, which no server can find out.
+            out = frames::upgrade("elsewhere");
             let mut document = Document::new(stranger(rng));
             let mut update = loop {
                 if let Some(update) = document.edit(rng) {

@@ -101,11 +101,6 @@ impl Pipe {
         let n = self.unread.len().min(max);
         self.unread.drain(..n).collect()
     }
-
-    /// Whether there is anything to read.
-    pub fn readable(&self) -> bool {
-        !self.unread.is_empty()
-    }
 }
 
 /// Who holds the server's end of a connection.

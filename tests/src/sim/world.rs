@@ -60,11 +60,15 @@ pub(crate) struct World {
     pub log_error: bool,
     /// The disk operation at which the power goes.
     pub power_at: Option<u64>,
+    /// The power goes after the next write of a log, before its sync.
+    pub power_in_write: bool,
     /// An injected fault may keep the data directory from being opened at the first try.
     pub may_not_open: bool,
     pub draining: bool,
     /// The process is not to be started again.
     pub over: bool,
+    /// How often something happened that is worth being seen.
+    pub seen: BTreeMap<&'static str, u64>,
     queue: BTreeMap<(u64, u64), Action>,
     sequence: u64,
     next_link: u64,
@@ -76,7 +80,8 @@ impl World {
         let plan = Plan::draw(&mut rng.fork());
         let disk = SimDisk::new();
         let clients = plan.clients.iter().enumerate().map(|(n, (role, room))| {
-            Client::new(n as u64 + 1, *role, *room, rng.range(0..200 * MILLISECOND))
+            let at = rng.range(0..200 * MILLISECOND);
+            Client::new(n as u64 + 1, *role, *room, at, plan.whole_answers())
         });
         let mut world = Self {
             now: 0,
@@ -94,9 +99,11 @@ impl World {
             disk_full: false,
             log_error: false,
             power_at: None,
+            power_in_write: false,
             may_not_open: false,
             draining: false,
             over: false,
+            seen: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             next_link: 0,
@@ -120,8 +127,12 @@ impl World {
     /// Has something happen.
     pub fn at(&mut self, time: u64, action: Action) {
         self.sequence += 1;
-        self.queue
-            .insert((time.max(self.now), self.sequence), action);
+        self.queue.insert((time.max(self.now), self.sequence), action);
+    }
+
+    /// Counts something.
+    pub fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     /// Lets time pass up to `end`.
@@ -142,16 +153,14 @@ impl World {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Turn(process, shard) if process == self.process => self.turn(shard),
-            Action::LogWrite(process, shard, job) if process == self.process => {
-                self.log_write(shard, job)
-            }
+            Action::LogWrite(process, shard, job) if process == self.process => self.log_write(shard, job),
             Action::LogSync(process, shard, job, written) if process == self.process => {
                 let result = written.and_then(|n| self.disk.sync(&job.path).map(|()| n));
                 self.input(shard, Input::LogWritten(job, result));
             }
             Action::Run(process, shard, job) if process == self.process => {
-                self.log
-                    .note(self.now, format_args!("shard {shard} runs {job:?}"));
+                self.log.note(self.now, format_args!("shard {shard} runs {job:?}"));
+                self.saw_job(&job);
                 let done = job.run(&*self.shared_disk);
                 self.input(shard, Input::JobDone(done));
             }
@@ -174,6 +183,15 @@ impl World {
             Action::DiskFullEnds => self.set_disk_full(false),
             Action::Restart => self.restart(),
             Action::End => {}
+        }
+    }
+
+    fn saw_job(&mut self, job: &Job) {
+        let name = format!("{job:?}");
+        for kind in ["load", "rebuild", "store", "manifest", "copy", "remove"] {
+            if name.starts_with(&format!("Job({kind} ")) {
+                self.saw(kind);
+            }
         }
     }
 
@@ -201,14 +219,16 @@ impl World {
                 }
             }
             Phase::Head | Phase::Open if self.calm => client.renew(now, &mut rng),
-            Phase::Head | Phase::Open => match rng.range(0..40) {
-                0..=27 => client.edit(&mut rng),
-                28..=32 => client.announce(now, &mut rng),
-                33 => self.abandon(index, &mut rng),
-                34..=36 if client.role == Role::Slow => client.reading = false,
-                37..=39 => self.resume(index),
-                _ => client.renew(now, &mut rng),
-            },
+            Phase::Head | Phase::Open => {
+                match rng.range(0..40) {
+                    0..=27 => client.edit(&mut rng),
+                    28..=32 => client.announce(now, &mut rng),
+                    33 => self.abandon(index, &mut rng),
+                    34..=36 if client.role == Role::Slow => client.reading = false,
+                    37..=39 => self.resume(index),
+                    _ => client.renew(now, &mut rng),
+                }
+            }
         }
         self.send_of_client(index);
     }
@@ -244,10 +264,7 @@ impl World {
         if client.role == Role::Hostile {
             client.out = hostile::attack(room, rng);
         }
-        self.log.note(
-            self.now,
-            format_args!("client {} connects, link {id}", client.id),
-        );
+        self.log.note(self.now, format_args!("client {} connects, link {id}", client.id));
         let at = self.now + self.rng.range(self.plan.latency.clone());
         self.at(at, Action::Connect(id));
     }
@@ -259,28 +276,19 @@ impl World {
             return;
         };
         let way = rng.range(0..3);
-        self.log.note(
-            self.now,
-            format_args!("client {} leaves link {id} in way {way}", client.id),
-        );
+        self.log.note(self.now, format_args!("client {} leaves link {id} in way {way}", client.id));
         client.lost(self.now, rng);
         let link = self.links.get_mut(&id).expect("a client's link is there");
         link.client = None;
         match way {
             0 => {
                 let mut frame = Vec::new();
-                super::frames::masked(
-                    super::frames::CLOSE,
-                    &1000u16.to_be_bytes(),
-                    rng,
-                    &mut frame,
-                );
+                super::frames::masked(super::frames::CLOSE, &1000u16.to_be_bytes(), rng, &mut frame);
                 if link.up.space() < frame.len() {
                     return self.reset_by_client(id);
                 }
                 let mut arrivals = Vec::new();
-                link.up
-                    .write(self.now, &frame, &link.latency, rng, &mut arrivals);
+                link.up.write(self.now, &frame, &link.latency, rng, &mut arrivals);
                 link.up.end(self.now, &link.latency, rng, &mut arrivals);
                 for at in arrivals {
                     self.at(at, Action::ArriveUp(id));
@@ -306,13 +314,7 @@ impl World {
         };
         let link = self.links.get_mut(&id).expect("a client's link is there");
         let mut arrivals = Vec::new();
-        let taken = link.up.write(
-            self.now,
-            &client.out,
-            &link.latency,
-            &mut self.rng,
-            &mut arrivals,
-        );
+        let taken = link.up.write(self.now, &client.out, &link.latency, &mut self.rng, &mut arrivals);
         client.out.drain(..taken);
         for at in arrivals {
             self.at(at, Action::ArriveUp(id));
@@ -340,21 +342,16 @@ impl World {
         let ended = link.down.ended;
         let mut acknowledged = Vec::new();
         if client.role != Role::Hostile && !bytes.is_empty() {
-            self.log.note(
-                self.now,
-                format_args!("client {} gets {} bytes", client.id, bytes.len()),
-            );
+            self.log.note(self.now, format_args!("client {} gets {} bytes", client.id, bytes.len()));
             let result = client.on_bytes(self.now, &bytes, &mut self.rng, &mut acknowledged);
             if let Err(violation) = result {
                 panic!("client {}: {violation}", client.id);
             }
         }
         let room = client.room;
+        self.oracle.came_back(room, client.id, client.returned);
         if ended {
-            self.log.note(
-                self.now,
-                format_args!("client {} sees the end of link {id}", client.id),
-            );
+            self.log.note(self.now, format_args!("client {} sees the end of link {id}", client.id));
             client.lost(self.now, &mut self.rng);
             link.client = None;
         }
@@ -395,11 +392,12 @@ impl World {
         let ops = self.disk.ops_count();
         match fault {
             Fault::Power => self.crash(true),
+            Fault::PowerAtOperation(_) if self.power_at.is_some() => {}
             Fault::PowerAtOperation(after) => {
                 self.power_at = Some(ops + after);
-                self.disk
-                    .fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
+                self.disk.fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
             }
+            Fault::PowerInWrite => self.power_in_write = true,
             Fault::Kill => self.crash(false),
             Fault::Drain => {
                 for shard in 0..self.nodes.len() {
@@ -411,8 +409,7 @@ impl World {
             Fault::NoSpace => {
                 self.may_not_open = true;
                 let op = ops + self.rng.range(0..10);
-                self.disk
-                    .fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
+                self.disk.fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
             }
             Fault::DiskFull(span) => {
                 self.set_disk_full(true);
@@ -427,10 +424,7 @@ impl World {
                     if let Some(id) = self.clients[index].link {
                         let mut rng = self.rng.fork();
                         self.clients[index].lost(self.now, &mut rng);
-                        self.links
-                            .get_mut(&id)
-                            .expect("a client's link is there")
-                            .client = None;
+                        self.links.get_mut(&id).expect("a client's link is there").client = None;
                         self.reset_by_client(id);
                     }
                 }
