@@ -76,8 +76,14 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(rng: &mut Rng) -> Self {
-        let shards = if rng.one_in(3) { 1 } else { rng.range(1..5) as u16 };
-        let rooms: Vec<String> = (0..rng.range(1..4)).map(|n| format!("room-{n}-{}", rng.range(0..100))).collect();
+        let shards = if rng.one_in(3) {
+            1
+        } else {
+            rng.range(1..5) as u16
+        };
+        let rooms: Vec<String> = (0..rng.range(1..4))
+            .map(|n| format!("room-{n}-{}", rng.range(0..100)))
+            .collect();
         let hostile = rng.one_in(3);
         let count = rng.range(2..6) + u64::from(hostile);
         let clients = (0..count).map(|n| {
@@ -183,7 +189,7 @@ fn engine(rng: &mut Rng) -> EngineConfig {
             salt_seed: 0,
         },
         segments_max: rng.range(2..6),
-        commit_delay: Duration::from_micros(*rng.pick(&[0, 500, 2000])),
+        commit_delay: Duration::from_micros(*rng.pick(&[0, 1000, 50_000])),
         commit_bytes: 4 << 10,
         seal_after: Duration::from_millis(20),
         evict_after: Duration::from_millis(*rng.pick(&[0, 100, 60_000])),
