@@ -290,11 +290,11 @@ impl Client {
         let reply = self.document.diff(vector);
         self.message(&frames::sync(1, &reply), rng);
         if reply != [0, 0] {
+            // Of others it may hold what builds on content that is nowhere now; the rest is echoed.
+            let may_be_cut = !Document::is_own(&reply, self.id);
             self.expect(reply, true);
-            // It holds what the client itself cannot read yet, and only the rest of it is echoed.
-            let cut = self.document.waits();
             if let Some(sent) = self.sent.back_mut() {
-                sent.may_be_skipped = cut;
+                sent.may_be_skipped = may_be_cut;
             }
         }
     }

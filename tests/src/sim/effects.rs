@@ -8,6 +8,9 @@ use collabblocks_wal::{Disk, WriteJob};
 use std::io;
 use std::ops::Range;
 
+/// What a disk writes whole.
+const SECTOR_BYTES: usize = 512;
+
 impl World {
     pub fn carry_out(&mut self, shard: usize) {
         let mut list = std::mem::take(&mut self.nodes[shard].effects.list);
@@ -80,7 +83,9 @@ impl World {
                     "a handoff goes to another shard"
                 );
                 let link = known(&mut self.nodes[shard], conn).link;
-                if self.nodes[to].mail[shard].len() >= self.plan.mailbox_parcels {
+                if self.mailboxes_full
+                    || self.nodes[to].mail[shard].len() >= self.plan.mailbox_parcels
+                {
                     let state = known(&mut self.nodes[shard], conn);
                     state.live = false;
                     state.read_on = false;
@@ -147,7 +152,10 @@ impl World {
         if result.is_err() {
             return self.input(shard, Input::LogWritten(job, result));
         }
-        if std::mem::take(&mut self.power_in_write) {
+        // A batch within one sector is written whole or not at all.
+        let tears = can_tear(&job);
+        if tears && std::mem::take(&mut self.power_in_write) {
+            self.saw("power gone in a write");
             return self.crash(true);
         }
         let at = self.now + self.disk_delay(self.plan.log_delay.clone());
@@ -221,4 +229,10 @@ impl World {
 fn known(node: &mut Node, conn: ConnId) -> &mut Conn {
     node.live(conn)
         .unwrap_or_else(|| panic!("an effect for {conn:?}, which is gone"))
+}
+
+/// Whether a batch has content in more than one sector.
+fn can_tear(job: &WriteJob) -> bool {
+    let rest = job.buffer.as_slice().get(SECTOR_BYTES..);
+    rest.is_some_and(|rest| rest.iter().any(|byte| *byte != 0))
 }

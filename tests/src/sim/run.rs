@@ -63,6 +63,7 @@ impl World {
         self.power_in_write = false;
         self.log_error = false;
         self.slow_disk = false;
+        self.mailboxes_full = false;
         self.may_not_open = false;
         self.set_disk_full(false);
         let mut rng = self.rng.fork();

@@ -30,6 +30,7 @@ pub(crate) enum Action {
     Tick(usize),
     Fault(Fault),
     SlowDiskEnds,
+    FullMailboxesEnd,
     DiskFullEnds,
     Restart,
     End,
@@ -55,6 +56,7 @@ pub(crate) struct World {
     pub calm: bool,
     pub slow_disk: bool,
     pub disk_full: bool,
+    pub mailboxes_full: bool,
     /// The next log write fails.
     pub log_error: bool,
     /// The disk operation at which the power goes.
@@ -96,6 +98,7 @@ impl World {
             calm: false,
             slow_disk: false,
             disk_full: false,
+            mailboxes_full: false,
             log_error: false,
             power_at: None,
             power_in_write: false,
@@ -183,6 +186,7 @@ impl World {
             Action::Tick(client) => self.tick(client),
             Action::Fault(fault) => self.fault(fault),
             Action::SlowDiskEnds => self.slow_disk = false,
+            Action::FullMailboxesEnd => self.mailboxes_full = false,
             Action::DiskFullEnds => self.set_disk_full(false),
             Action::Restart => self.restart(),
             Action::End => {}
@@ -251,6 +255,10 @@ impl World {
             Fault::SlowDisk(span) => {
                 self.slow_disk = true;
                 self.at(self.now + span, Action::SlowDiskEnds);
+            }
+            Fault::FullMailboxes(span) => {
+                self.mailboxes_full = true;
+                self.at(self.now + span, Action::FullMailboxesEnd);
             }
             Fault::Storm => {
                 for index in 0..self.clients.len() {
