@@ -193,10 +193,16 @@ impl Shard {
         let streams = (!self.streaming.is_empty()).then_some(now);
         let late_touch = (!self.touched.is_empty() || !self.dirty.is_empty()).then_some(now);
         let closing = (self.drain == Drain::Flushed).then_some(now);
-        let next = [storage.map(Instant), self.sweep.next, streams, late_touch, closing]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [
+            storage.map(Instant),
+            self.sweep.next,
+            streams,
+            late_touch,
+            closing,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         if let Some(at) = next
             && self.timer.is_none_or(|set| at < set)
         {
