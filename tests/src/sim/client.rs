@@ -290,7 +290,12 @@ impl Client {
         let reply = self.document.diff(vector);
         self.message(&frames::sync(1, &reply), rng);
         if reply != [0, 0] {
+            // Of others it may hold what builds on content that is nowhere now; the rest is echoed.
+            let may_be_cut = !Document::is_own(&reply, self.id);
             self.expect(reply, true);
+            if let Some(sent) = self.sent.back_mut() {
+                sent.may_be_skipped = may_be_cut;
+            }
         }
     }
 

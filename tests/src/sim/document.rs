@@ -52,7 +52,7 @@ impl Document {
         match kind {
             0..=9 => {
                 let at = place(&text.get_string(&txn), rng);
-                text.insert(&mut txn, at, *rng.pick::<&str>(WORDS));
+                text.insert(&mut txn, at, rng.pick::<&str>(WORDS));
             }
             10..=12 => {
                 let now = text.get_string(&txn);
@@ -76,11 +76,11 @@ impl Document {
                 map.insert(&mut txn, *rng.pick(KEYS), rng.range(0..1000) as i64);
             }
             15 => {
-                map.remove(&mut txn, *rng.pick::<&str>(KEYS));
+                map.remove(&mut txn, rng.pick::<&str>(KEYS));
             }
             16 => {
                 let nested = map.insert(&mut txn, "nested", TextPrelim::new("in "));
-                nested.insert(&mut txn, 1, *rng.pick::<&str>(WORDS));
+                nested.insert(&mut txn, 1, rng.pick::<&str>(WORDS));
             }
             17..=18 => {
                 let at = rng.range(0..u64::from(array.len(&txn)) + 1) as u32;
@@ -147,7 +147,7 @@ impl Document {
         self.doc.transact().encode_diff_v1(&vector)
     }
 
-    /// The encoded state vector. Sorted, as a hash map's order would differ from run to run.
+    /// The encoded state vector.
     pub fn state_vector(&self) -> Vec<u8> {
         self.doc.transact().state_vector().encode_v1()
     }

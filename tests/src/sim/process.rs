@@ -86,13 +86,15 @@ impl World {
             entropy,
         )?;
         let mut engines = Vec::new();
-        let mut torn = 0;
+        let mut torn = false;
         for shard in 0..self.shards {
             let (engine, report) = store.open_shard(&self.shared_disk, shard, config)?;
             engines.push(engine);
-            torn += u64::from(report.torn_at.is_some());
+            torn |= report.torn_at.is_some();
         }
-        *self.seen.entry("torn").or_default() += torn;
+        if torn {
+            self.saw("torn");
+        }
         if store.rehomed_from().is_some() {
             self.saw("rehomed");
         }

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds that once failed; every test run tries them again.
-pub const SEEDS: &[u64] = &[12, 17, 176, 187, 252, 1038, 1392, 1979, 5365];
+pub const SEEDS: &[u64] = &[
+    12, 17, 176, 187, 252, 1038, 1392, 1404, 1482, 1979, 5365, 15320, 25090,
+];
 
 /// What a run amounted to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +65,7 @@ impl World {
         self.power_in_write = false;
         self.log_error = false;
         self.slow_disk = false;
+        self.mailboxes_full = false;
         self.may_not_open = false;
         self.set_disk_full(false);
         let mut rng = self.rng.fork();
