@@ -59,6 +59,12 @@ impl Acks {
         ))
     }
 
+    /// Frames held for a room.
+    pub fn held_for(&self, room: RoomId) -> usize {
+        let of = |held: &&Held| matches!(held.to, To::Room(id, _) if id == room);
+        self.queue.iter().filter(of).count()
+    }
+
     /// Bytes held.
     pub fn held_bytes(&self) -> usize {
         self.bytes.len()

@@ -161,7 +161,8 @@ impl Shard {
         if self.rooms.len() <= slot {
             self.rooms.resize_with(slot + 1, || None);
         }
-        let room = self.rooms[slot].get_or_insert_with(|| Box::new(Room::new(room_id)));
+        let room = self.rooms[slot]
+            .get_or_insert_with(|| Box::new(Room::new(room_id, self.acks.held_for(room_id))));
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
         room.loading.push(id);
         let full =

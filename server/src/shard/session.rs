@@ -394,8 +394,8 @@ impl Shard {
                         let room = self.touch_room(room_id);
                         bytes.append_to(&mut room.turn.bytes);
                         room.turn.frame_done(Some(author));
-                        // All sessions may have left and others come since it was held.
-                        room.held = room.held.saturating_sub(1);
+                        room.held = (room.held.checked_sub(1))
+                            .expect("each frame held for a room is counted");
                         if let Some(session) = self.session(author) {
                             session.wrote = true;
                         }
