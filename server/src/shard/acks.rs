@@ -12,7 +12,9 @@ use std::collections::VecDeque;
 pub enum To {
     /// One connection.
     Conn(ConnId),
-    /// One connection, in slices.
+    /// One connection: the answer to its sync request.
+    Answer(ConnId),
+    /// One connection: that answer, in slices.
     Stream(ConnId, Stream),
     /// All sessions of a room but the one that wrote it.
     Room(RoomId, ConnId),
@@ -57,6 +59,12 @@ impl Acks {
                 len: held.bytes,
             },
         ))
+    }
+
+    /// Updates held for the sessions of a room.
+    pub fn held_for(&self, room: RoomId) -> usize {
+        let of_room = |held: &&Held| matches!(held.to, To::Room(id, _) if id == room);
+        self.queue.iter().filter(of_room).count()
     }
 
     /// Bytes held.

@@ -161,15 +161,19 @@ impl Shard {
         if self.rooms.len() <= slot {
             self.rooms.resize_with(slot + 1, || None);
         }
-        let room = self.rooms[slot].get_or_insert_with(|| Box::new(Room::new(room_id)));
+        let acks = &self.acks;
+        let room = self.rooms[slot]
+            .get_or_insert_with(|| Box::new(Room::new(room_id, acks.held_for(room_id))));
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
+        let index = room.loading.len();
         room.loading.push(id);
         let full =
             room.sessions.len() + room.loading.len() > self.config.limits.sessions_per_room_max;
         let connection = self
             .connection(id)
             .expect("the connection being attached is there");
-        connection.stage = Stage::Session(Box::new(Session::new(room_id, false, now)));
+        let session = Session::new(room_id, index, false, now);
+        connection.stage = Stage::Session(Box::new(session));
         if full {
             self.count_refused("room_full");
             self.close(
@@ -180,22 +184,23 @@ impl Shard {
                 true,
             );
         } else if status == RoomStatus::Ready {
+            assert_eq!(self.room(room_id).loading.pop(), Some(id), "pushed above");
             self.go_live(id);
         }
     }
 
-    /// The room can be used: greet the client. Returns what it sent meanwhile.
+    /// The room can be used, and no longer lists the session among those that wait: greet the client.
+    /// Returns what it sent meanwhile.
     fn go_live(&mut self, id: ConnId) -> Option<LoadQueue> {
         let mut vector = std::mem::take(&mut self.scratch);
         vector.clear();
         let room_id = self.session(id)?.room;
         self.engine.state_vector(room_id, &mut vector);
         let room = self.room(room_id);
-        room.loading.retain(|c| *c != id);
         let index = room.sessions.len();
         room.sessions.push(id);
         let mut present = Vec::new();
-        let anyone = room.presence.since(0, &mut present);
+        let anyone = room.presence.since(None, &mut present);
         let connection = self.touch(id)?;
         y_websocket::sync_request(&vector, &mut connection.out);
         if anyone {
@@ -206,16 +211,25 @@ impl Shard {
         session.asked = true;
         let queue = session.loading.take();
         self.scratch = vector;
+        if let Some(connection) = self.connection(id)
+            && connection.blocked_since.is_some()
+        {
+            self.fall_behind(id);
+        }
         queue
     }
 
     pub(super) fn on_notice(&mut self, now: Instant, notice: Notice, effects: &mut Effects) {
         match notice {
             Notice::RoomReady(room_id) => {
-                for id in self.waiting(room_id) {
-                    let Some(queue) = self.go_live(id) else {
-                        continue;
-                    };
+                // All first: the room is kept by those who are in it, and what the first of them sent
+                // may close it.
+                let live: Vec<_> = self
+                    .take_waiting(room_id)
+                    .into_iter()
+                    .filter_map(|id| Some((id, self.go_live(id)?)))
+                    .collect();
+                for (id, queue) in live {
                     if queue.paused {
                         effects.list.push(Effect::Read { conn: id, on: true });
                     }
@@ -231,14 +245,12 @@ impl Shard {
                     reason,
                     "a room could not be loaded"
                 );
-                let sessions: Vec<ConnId> = self
-                    .rooms
-                    .get(room_id.slot as usize)
+                let all: Vec<ConnId> = self
+                    .room_if_kept(room_id)
                     .into_iter()
-                    .flatten()
-                    .flat_map(|r| r.sessions.clone())
+                    .flat_map(|r| r.sessions.iter().chain(&r.loading).copied())
                     .collect();
-                for id in self.waiting(room_id).into_iter().chain(sessions) {
+                for id in all {
                     self.count_refused("room_failed");
                     self.close(
                         now,
@@ -252,11 +264,16 @@ impl Shard {
         }
     }
 
-    fn waiting(&self, room_id: RoomId) -> Vec<ConnId> {
-        match self.rooms.get(room_id.slot as usize) {
-            Some(Some(room)) if room.id == room_id => room.loading.clone(),
-            _ => Vec::new(),
-        }
+    fn take_waiting(&mut self, room_id: RoomId) -> Vec<ConnId> {
+        self.room_if_kept(room_id)
+            .map(|room| std::mem::take(&mut room.loading))
+            .unwrap_or_default()
+    }
+
+    /// A room of the engine's, if anybody is in it.
+    fn room_if_kept(&mut self, room_id: RoomId) -> Option<&mut Room> {
+        let room = self.rooms.get_mut(room_id.slot as usize)?.as_deref_mut()?;
+        (room.id == room_id).then_some(room)
     }
 
     /// Answers a request head with an error and closes.

@@ -128,8 +128,8 @@ pub struct Room {
 }
 
 impl Room {
-    /// A room nobody is in yet.
-    pub fn new(id: RoomId) -> Self {
+    /// A room nobody is in yet, with the number of its updates that are still to be relayed.
+    pub fn new(id: RoomId, held: usize) -> Self {
         Self {
             id,
             sessions: Vec::new(),
@@ -140,7 +140,7 @@ impl Room {
             stream_offset: 0,
             behind: 0,
             backlog: None,
-            held: 0,
+            held,
             whole_state: None,
         }
     }
@@ -192,10 +192,11 @@ mod tests {
     };
 
     fn room() -> Room {
-        Room::new(RoomId {
+        let id = RoomId {
             slot: 0,
             generation: 0,
-        })
+        };
+        Room::new(id, 0)
     }
 
     fn turn(room: &mut Room, frames: &[(&[u8], Option<ConnId>)], max: usize) {

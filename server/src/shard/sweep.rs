@@ -83,7 +83,9 @@ impl Shard {
             Due::Ping => {
                 if let Some(connection) = self.touch(id) {
                     connection.pinged = true;
+                    let before = connection.out.len();
                     websocket::ping(&mut connection.out);
+                    connection.out_control += connection.out.len() - before;
                 }
             }
             Due::Keepalive => {
