@@ -14,23 +14,20 @@ impl Shard {
     pub(super) fn on_accepted(&mut self, now: Instant, id: ConnId, loopback: bool) {
         self.stats.connections_total += 1;
         self.insert(id, Connection::new(id, loopback, now));
-        if self.live > self.config.limits.connections_max {
-            self.refuse(
-                id,
-                503,
-                "the server has as many connections as it may have; try later",
-            );
-        } else if self.drain != Drain::No {
-            self.refuse_draining(id);
-        }
+        self.refuse_if_full(id);
     }
 
-    fn refuse_draining(&mut self, id: ConnId) {
-        self.refuse(
-            id,
-            503,
-            "the server is shutting down; try again in a moment",
-        );
+    /// Whether there is no place for a new connection; it has been told so then.
+    fn refuse_if_full(&mut self, id: ConnId) -> bool {
+        let why = if self.live > self.config.limits.connections_max {
+            "the server has as many connections as it may have; try later"
+        } else if self.drain != Drain::No {
+            "the server is shutting down; try again in a moment"
+        } else {
+            return false;
+        };
+        self.refuse(id, 503, why);
+        true
     }
 
     pub(super) fn on_handed_off(
@@ -41,10 +38,9 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.insert(id, Connection::new(id, handoff.loopback, now));
-        if self.drain != Drain::No {
-            return self.refuse_draining(id);
+        if !self.refuse_if_full(id) {
+            self.on_head(now, id, handoff.bytes, effects);
         }
-        self.on_head(now, id, handoff.bytes, effects);
     }
 
     pub(super) fn on_handoff_refused(&mut self, now: Instant, id: ConnId) {

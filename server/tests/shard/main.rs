@@ -6,7 +6,9 @@ mod presence;
 mod rig;
 mod slow;
 
-use collabblocks_server::shard::{ControlReply, ControlRequest, Event, SessionLimits};
+use collabblocks_server::shard::{
+    ConnId, ControlReply, ControlRequest, Event, Handoff, SessionLimits,
+};
 use rig::{Replica, Rig, sync};
 use std::time::Duration;
 
@@ -145,6 +147,28 @@ fn the_first_in_a_loaded_room_may_break_the_protocol() {
     rig.skip_head(b);
     doc.hear(&rig.data(b));
     assert_eq!(doc.text(), "kept");
+}
+
+#[test]
+fn handed_off_connections_count() {
+    let small = SessionLimits {
+        connections_max: 1,
+        ..limits()
+    };
+    let mut rig = Rig::new(false, small);
+    rig.open("room");
+    let conn = ConnId {
+        slot: 9,
+        generation: 1,
+    };
+    let handoff = Box::new(Handoff {
+        bytes: rig::upgrade("room"),
+        loopback: true,
+    });
+    rig.feed(Event::HandedOff { conn, handoff });
+    rig.turn();
+    assert!(rig.closed.contains(&conn));
+    assert!(rig.bytes(conn).starts_with(b"HTTP/1.1 503 "));
 }
 
 #[test]

@@ -183,10 +183,7 @@ impl Rig {
         self.next_slot += 1;
         let loopback = true;
         self.feed(Event::Accepted { conn, loopback });
-        let mut head = format!(
-            "GET /{room} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        .into_bytes();
+        let mut head = upgrade(room);
         self.feed(Event::Received {
             conn,
             bytes: &mut head,
@@ -241,7 +238,7 @@ impl Rig {
 
     /// The whole frames that came since it was asked last: opcode and payload.
     pub fn heard(&mut self, conn: ConnId) -> Vec<(u8, Vec<u8>)> {
-        let bytes = self.received.remove(&conn).unwrap_or_default();
+        let bytes = self.bytes(conn);
         let mut rest = bytes.as_slice();
         let mut frames = Vec::new();
         while let [first, len, tail @ ..] = rest {
@@ -259,6 +256,11 @@ impl Rig {
         frames
     }
 
+    /// All that it was sent, as it came.
+    pub fn bytes(&mut self, conn: ConnId) -> Vec<u8> {
+        self.received.remove(&conn).unwrap_or_default()
+    }
+
     /// As [`Rig::heard`], only the binary ones.
     pub fn data(&mut self, conn: ConnId) -> Vec<Vec<u8>> {
         let frames = self.heard(conn).into_iter();
@@ -272,6 +274,14 @@ impl Rig {
         assert!(self.closed.contains(&conn));
         Some(u16::from_be_bytes([payload[0], payload[1]]))
     }
+}
+
+/// The request of a room's socket.
+pub fn upgrade(room: &str) -> Vec<u8> {
+    format!(
+        "GET /{room} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .into_bytes()
 }
 
 /// A client's frame.
