@@ -135,13 +135,13 @@ keys::config! {
         /// Connections of the whole server; a further one is answered 503. The file limit of the
         /// process may allow fewer.
         connections_max: usize = 1_000_000, Bound::Range(1, 1 << 24);
-        /// Bytes waiting for one session above which its updates are replaced by one diff and its
-        /// presence by the latest.
+        /// Bytes of updates kept for the sessions of a room that are behind; above it each is told
+        /// by one diff. Of presence, they are told the latest in any case.
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
-        /// Bytes waiting for one session above which it is closed with 1013 (try again later).
+        /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
-        /// Milliseconds that a session may stay above `limits.queue_soft_bytes` before it is closed
-        /// with 1013 (try again later).
+        /// Milliseconds within which a client must take what its socket holds back, else its
+        /// connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Commands that wait for a room that is loading; at the cap their connections are not
         /// read any further.

@@ -13,6 +13,7 @@ use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId}
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 /// What a runtime drives: `shard::Shard`, and in tests a toy. Lives on its core's thread.
@@ -79,6 +80,8 @@ pub struct Ports {
     pub heartbeat: Arc<watchdog::Heartbeat>,
     /// How the log is synced.
     pub log_sync: LogSync,
+    /// How long a batch that ended may wait to be noticed with something else, under load.
+    pub log_lag: Duration,
 }
 
 /// The longest a core waits, so that its heartbeat shows that it can still wake up.

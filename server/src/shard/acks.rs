@@ -61,10 +61,10 @@ impl Acks {
         ))
     }
 
-    /// Updates held for the sessions of a room.
+    /// Frames held for a room.
     pub fn held_for(&self, room: RoomId) -> usize {
-        let of_room = |held: &&Held| matches!(held.to, To::Room(id, _) if id == room);
-        self.queue.iter().filter(of_room).count()
+        let of = |held: &&Held| matches!(held.to, To::Room(id, _) if id == room);
+        self.queue.iter().filter(of).count()
     }
 
     /// Bytes held.

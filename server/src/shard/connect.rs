@@ -157,9 +157,8 @@ impl Shard {
         if self.rooms.len() <= slot {
             self.rooms.resize_with(slot + 1, || None);
         }
-        let acks = &self.acks;
         let room = self.rooms[slot]
-            .get_or_insert_with(|| Box::new(Room::new(room_id, acks.held_for(room_id))));
+            .get_or_insert_with(|| Box::new(Room::new(room_id, self.acks.held_for(room_id))));
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
         let index = room.loading.len();
         room.loading.push(id);

@@ -128,7 +128,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// A room nobody is in yet, with the number of its updates that are still to be relayed.
+    /// A room nobody is in yet; `held` counts what was written to it before all left and is not relayed yet.
     pub fn new(id: RoomId, held: usize) -> Self {
         Self {
             id,

@@ -378,10 +378,8 @@ impl Shard {
                         let room = self.touch_room(room_id);
                         bytes.append_to(&mut room.turn.bytes);
                         room.turn.frame_done(Some(author));
-                        room.held = room
-                            .held
-                            .checked_sub(1)
-                            .expect("each update held for a room is counted");
+                        room.held = (room.held.checked_sub(1))
+                            .expect("each frame held for a room is counted");
                         if let Some(session) = self.session(author) {
                             session.wrote = true;
                         }

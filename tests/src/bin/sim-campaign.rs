@@ -32,7 +32,9 @@ fn main() -> std::process::ExitCode {
     let (next, failed, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let seen = Mutex::new(BTreeMap::<&str, u64>::new());
     let began = Instant::now();
-    let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let limit = arguments
+        .minutes
+        .map(|minutes| Duration::from_secs(60 * minutes));
     // What a failing seed panics with is reported by this program.
     std::panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| {
@@ -69,7 +71,10 @@ fn main() -> std::process::ExitCode {
         began.elapsed().as_secs_f64(),
         acknowledged.into_inner()
     );
-    println!("{:?}", seen.into_inner().unwrap_or_else(PoisonError::into_inner));
+    println!(
+        "{:?}",
+        seen.into_inner().unwrap_or_else(PoisonError::into_inner)
+    );
     match failed {
         0 => std::process::ExitCode::SUCCESS,
         _ => std::process::ExitCode::FAILURE,

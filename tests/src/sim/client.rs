@@ -217,7 +217,8 @@ impl Client {
             };
             let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
             if !head.starts_with("HTTP/1.1 101 ") {
-                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ") {
+                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ")
+                {
                     true => Ok(()),
                     false => Err(format!("a good request was answered with {head:?}")),
                 };
@@ -234,10 +235,14 @@ impl Client {
                 BINARY => self.on_message(&payload, rng, acknowledged)?,
                 PING => frames::masked(PONG, &payload, rng, &mut self.out),
                 CLOSE => {
-                    let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                    let code = payload
+                        .first_chunk()
+                        .map_or(1005, |code| u16::from_be_bytes(*code));
                     if !matches!(code, 1000 | 1001 | 1011 | 1012 | 1013) {
                         let reason = String::from_utf8_lossy(&payload[2..]);
-                        return Err(format!("an honest client was closed with {code} {reason:?}"));
+                        return Err(format!(
+                            "an honest client was closed with {code} {reason:?}"
+                        ));
                     }
                     frames::masked(CLOSE, &payload, rng, &mut self.out);
                 }
@@ -247,7 +252,12 @@ impl Client {
         Ok(())
     }
 
-    fn on_message(&mut self, mut message: &[u8], rng: &mut Rng, acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+    fn on_message(
+        &mut self,
+        mut message: &[u8],
+        rng: &mut Rng,
+        acknowledged: &mut Vec<Vec<u8>>,
+    ) -> Result<(), String> {
         let rest = &mut message;
         match frames::read_uint(rest) {
             0 => {
@@ -280,7 +290,12 @@ impl Client {
         let reply = self.document.diff(vector);
         self.message(&frames::sync(1, &reply), rng);
         if reply != [0, 0] {
+            // Of others it may hold what builds on content that is nowhere now; the rest is echoed.
+            let may_be_cut = !Document::is_own(&reply, self.id);
             self.expect(reply, true);
+            if let Some(sent) = self.sent.back_mut() {
+                sent.may_be_skipped = may_be_cut;
+            }
         }
     }
 
@@ -288,16 +303,28 @@ impl Client {
         self.returned = self.returned.max(Document::reach(update, self.id));
         let own = Document::is_own(update, self.id);
         if let Some(index) = self.sent.iter().position(|sent| sent.bytes == update) {
-            match self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
+            match self
+                .sent
+                .iter()
+                .take(index)
+                .find(|sent| !sent.may_be_skipped)
+            {
                 None => {
-                    let reply = self.sent.drain(..=index).next_back().is_some_and(|sent| sent.reply);
+                    let reply = self
+                        .sent
+                        .drain(..=index)
+                        .next_back()
+                        .is_some_and(|sent| sent.reply);
                     if own && !reply {
                         self.echoed.insert(update.to_vec());
                     }
                     self.unclear.push(update.to_vec());
                 }
                 Some(before) if own => {
-                    return Err(format!("update {update:?} was echoed before {:?}", before.bytes));
+                    return Err(format!(
+                        "update {update:?} was echoed before {:?}",
+                        before.bytes
+                    ));
                 }
                 // Another client's.
                 Some(_) => {}
@@ -317,7 +344,8 @@ impl Client {
         for _ in 0..frames::read_uint(body) {
             let client = frames::read_uint(body);
             let clock = frames::read_uint(body);
-            let state = String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
+            let state =
+                String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
             let state = (state != "null").then_some(state);
             if client == self.id {
                 if clock > self.clock || (clock == self.clock && state.is_none()) {

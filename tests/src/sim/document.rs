@@ -10,7 +10,17 @@ use yrs::{
     StateVector, Text, TextPrelim, Transact, Update,
 };
 
-const WORDS: &[&str] = &["a", "be", "sea ", "\n", "😀", "x😀y", "𝒳𝒴", "éà", "a longer run of words "];
+const WORDS: &[&str] = &[
+    "a",
+    "be",
+    "sea ",
+    "\n",
+    "😀",
+    "x😀y",
+    "𝒳𝒴",
+    "éà",
+    "a longer run of words ",
+];
 const KEYS: &[&str] = &["k", "l", "m"];
 
 /// A Yjs document in a client's hands.
@@ -42,7 +52,7 @@ impl Document {
         match kind {
             0..=9 => {
                 let at = place(&text.get_string(&txn), rng);
-                text.insert(&mut txn, at, *rng.pick::<&str>(WORDS));
+                text.insert(&mut txn, at, rng.pick::<&str>(WORDS));
             }
             10..=12 => {
                 let now = text.get_string(&txn);
@@ -66,11 +76,11 @@ impl Document {
                 map.insert(&mut txn, *rng.pick(KEYS), rng.range(0..1000) as i64);
             }
             15 => {
-                map.remove(&mut txn, *rng.pick::<&str>(KEYS));
+                map.remove(&mut txn, rng.pick::<&str>(KEYS));
             }
             16 => {
                 let nested = map.insert(&mut txn, "nested", TextPrelim::new("in "));
-                nested.insert(&mut txn, 1, *rng.pick::<&str>(WORDS));
+                nested.insert(&mut txn, 1, rng.pick::<&str>(WORDS));
             }
             17..=18 => {
                 let at = rng.range(0..u64::from(array.len(&txn)) + 1) as u32;
@@ -94,9 +104,11 @@ impl Document {
 
     /// Applies an update of the server's.
     pub fn apply(&mut self, update: &[u8]) -> Result<(), String> {
-        let update = Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
+        let update =
+            Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
         let mut txn = self.doc.transact_mut();
-        txn.apply_update(update).map_err(|e| format!("the server's update does not apply: {e}"))
+        txn.apply_update(update)
+            .map_err(|e| format!("the server's update does not apply: {e}"))
     }
 
     /// Whether it holds updates that build on what it does not have.
@@ -106,12 +118,17 @@ impl Document {
 
     /// How far a client's content goes in an update.
     pub fn reach(update: &[u8], client: u64) -> u32 {
-        Update::decode_v1(update).map_or(0, |update| update.state_vector().get(&ClientID::new(client)))
+        Update::decode_v1(update).map_or(0, |update| {
+            update.state_vector().get(&ClientID::new(client))
+        })
     }
 
     /// How far a client's content goes in the document.
     pub fn clock(&self, client: u64) -> u32 {
-        self.doc.transact().state_vector().get(&ClientID::new(client))
+        self.doc
+            .transact()
+            .state_vector()
+            .get(&ClientID::new(client))
     }
 
     /// Whether nobody but this client can have made an update: it holds content, and only of its own.
@@ -125,11 +142,12 @@ impl Document {
 
     /// What a document with this state vector lacks.
     pub fn diff(&self, vector: &[u8]) -> Vec<u8> {
-        let vector = StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
+        let vector =
+            StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
         self.doc.transact().encode_diff_v1(&vector)
     }
 
-    /// The encoded state vector. Sorted, as a hash map's order would differ from run to run.
+    /// The encoded state vector.
     pub fn state_vector(&self) -> Vec<u8> {
         self.doc.transact().state_vector().encode_v1()
     }
@@ -153,7 +171,10 @@ impl Document {
     pub fn contains_all(&self, updates: &[Vec<u8>]) -> bool {
         let mut copy = Self::new(1);
         let held = copy.apply(&self.state());
-        held.is_ok() && updates.iter().all(|update| copy.apply(update).is_ok()) && !copy.waits() && copy.snapshot() == self.snapshot()
+        held.is_ok()
+            && updates.iter().all(|update| copy.apply(update).is_ok())
+            && !copy.waits()
+            && copy.snapshot() == self.snapshot()
     }
 
     /// Whether an update holds nothing that is new to it.

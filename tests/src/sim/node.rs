@@ -125,7 +125,10 @@ impl Node {
 
     pub fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
         let place = self.slots.get_mut(id.slot as usize)?;
-        place.conn.as_mut().filter(|_| place.generation == id.generation)
+        place
+            .conn
+            .as_mut()
+            .filter(|_| place.generation == id.generation)
     }
 
     /// A connection that the shard knows.

@@ -2,7 +2,9 @@
 //! directory is asked whether it keeps the promise.
 
 use super::document::Document;
-use collabblocks_storage_engine::{Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard};
+use collabblocks_storage_engine::{
+    Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard,
+};
 use collabblocks_wal::Disk;
 use collabblocks_wal::sim_disk::SimDisk;
 use std::collections::BTreeMap;
@@ -23,7 +25,10 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub fn new(rooms: &[String]) -> Self {
         Self {
-            rooms: rooms.iter().map(|name| (name.clone(), Vec::new())).collect(),
+            rooms: rooms
+                .iter()
+                .map(|name| (name.clone(), Vec::new()))
+                .collect(),
             returned: BTreeMap::new(),
             acknowledged: 0,
         }
@@ -48,7 +53,9 @@ impl Oracle {
         for ((_, client), clock) in self.returned.iter().filter(|((of, _), _)| *of == room) {
             let have = document.clock(*client);
             if have < *clock {
-                return Err(format!("{name}: client {client} was sent its own content up to {clock}, and there is {have}"));
+                return Err(format!(
+                    "{name}: client {client} was sent its own content up to {clock}, and there is {have}"
+                ));
             }
         }
         if document.contains_all(updates) {
@@ -68,7 +75,12 @@ impl Oracle {
 
     /// A data directory, which is changed by that, holds all that was acknowledged. Returns the state
     /// of every room.
-    pub fn check_disk(&self, disk: SimDisk, shards: u16, config: &EngineConfig) -> Result<Vec<Document>, String> {
+    pub fn check_disk(
+        &self,
+        disk: SimDisk,
+        shards: u16,
+        config: &EngineConfig,
+    ) -> Result<Vec<Document>, String> {
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let store = Store::open(&disk, Path::new(ROOT), shards, config, [0; 32])
             .map_err(|e| format!("the data directory does not open: {e}"))?;
@@ -117,7 +129,9 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
         for notice in notices {
             match notice {
                 Notice::RoomReady(id) if id == room => status = RoomStatus::Ready,
-                Notice::RoomFailed(_, why) => return Err(format!("{name} cannot be loaded: {why}")),
+                Notice::RoomFailed(_, why) => {
+                    return Err(format!("{name} cannot be loaded: {why}"));
+                }
                 Notice::RoomReady(_) => {}
             }
         }
@@ -126,7 +140,9 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
         return Err(format!("{name} is never ready"));
     }
     let mut state = Vec::new();
-    engine.diff(room, &[0], &mut state).map_err(|e| format!("{name}: {e}"))?;
+    engine
+        .diff(room, &[0], &mut state)
+        .map_err(|e| format!("{name}: {e}"))?;
     let mut document = Document::new(1);
     document.apply(&state)?;
     engine.detach(0, room);

@@ -46,6 +46,8 @@ pub(crate) enum Fault {
     DiskFull(u64),
     /// Writes and jobs take twenty times as long, for so long.
     SlowDisk(u64),
+    /// Mailboxes between shards take nothing, for so long.
+    FullMailboxes(u64),
     /// Every connection is reset.
     Storm,
 }
@@ -76,8 +78,14 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(rng: &mut Rng) -> Self {
-        let shards = if rng.one_in(3) { 1 } else { rng.range(1..5) as u16 };
-        let rooms: Vec<String> = (0..rng.range(1..4)).map(|n| format!("room-{n}-{}", rng.range(0..100))).collect();
+        let shards = if rng.one_in(3) {
+            1
+        } else {
+            rng.range(1..5) as u16
+        };
+        let rooms: Vec<String> = (0..rng.range(1..4))
+            .map(|n| format!("room-{n}-{}", rng.range(0..100)))
+            .collect();
         let hostile = rng.one_in(3);
         let count = rng.range(2..6) + u64::from(hostile);
         let clients = (0..count).map(|n| {
@@ -136,7 +144,7 @@ fn faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
         return Vec::new();
     }
     // Swarm testing: each run has but a few kinds, so that none hides another.
-    let kinds: Vec<u64> = (0..rng.range(1..4)).map(|_| rng.range(0..10)).collect();
+    let kinds: Vec<u64> = (0..rng.range(1..4)).map(|_| rng.range(0..13)).collect();
     let mut faults: Vec<(u64, Fault)> = (0..rng.range(1..6))
         .map(|_| {
             let fault = match *rng.pick(&kinds) {
@@ -148,7 +156,8 @@ fn faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
                 5 => Fault::NoSpace,
                 6 => Fault::DiskFull(rng.range(0..span)),
                 7 => Fault::SlowDisk(rng.range(0..span)),
-                8 => Fault::PowerInWrite,
+                8 | 10 | 11 => Fault::PowerInWrite,
+                9 => Fault::FullMailboxes(rng.range(0..span)),
                 _ => Fault::Storm,
             };
             (rng.range(0..span), fault)
@@ -183,7 +192,7 @@ fn engine(rng: &mut Rng) -> EngineConfig {
             salt_seed: 0,
         },
         segments_max: rng.range(2..6),
-        commit_delay: Duration::from_micros(*rng.pick(&[0, 500, 2000])),
+        commit_delay: Duration::from_micros(*rng.pick(&[0, 1000, 50_000])),
         commit_bytes: 4 << 10,
         seal_after: Duration::from_millis(20),
         evict_after: Duration::from_millis(*rng.pick(&[0, 100, 60_000])),

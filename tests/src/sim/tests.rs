@@ -25,11 +25,16 @@ const SEEN: &[&str] = &[
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number")),
+    )
 }
 
 fn fails(seed: u64, why: &str) -> ! {
-    panic!("seed {seed}: {why}\nrun it again: COLLABBLOCKS_SEED={seed} cargo test -p collabblocks-tests sim");
+    panic!(
+        "seed {seed}: {why}\nrun it again: COLLABBLOCKS_SEED={seed} cargo test -p collabblocks-tests sim"
+    );
 }
 
 #[test]
@@ -48,7 +53,10 @@ fn simulated_worlds_keep_every_promise() {
         }
     }
     println!("{acknowledged} acknowledgements; {seen:?}");
-    assert!(acknowledged > 10 * COUNT, "the worlds are idle: {acknowledged}");
+    assert!(
+        acknowledged > 10 * COUNT,
+        "the worlds are idle: {acknowledged}"
+    );
     for what in SEEN {
         assert!(seen.contains_key(what), "in no world was anything {what}");
     }
