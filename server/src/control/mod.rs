@@ -8,7 +8,7 @@ mod passed;
 
 use crate::runtime::Passed;
 use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -21,6 +21,11 @@ use tokio::sync::{Mutex, watch};
 pub const PASSED_SOCKETS_MAX: usize = 1024;
 /// How long a shard may take to answer before it counts as not responding.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long accepting rests after it failed.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// After so long a shard is asked again to drain: its mailbox may have been full.
+const DRAIN_ASKED_AGAIN: Duration = Duration::from_millis(500);
 
 /// How the control plane reaches the shards. Callable from any thread.
 pub trait Shards: Send + Sync {
@@ -94,7 +99,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         loop {
             tokio::select! {
                 Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
-                Ok((stream, _)) = accept(listener.as_ref()) => http::serve(&state, stream),
+                stream = accept(listener.as_ref()) => http::serve(&state, stream),
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 changed = stop.wait_for(|stop| *stop) => {
@@ -108,24 +113,30 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         let drained = tokio::time::timeout(drain_timeout, state.drain());
         // Health checks go on being answered while the shards drain.
         let answer = async {
-            while let Some(socket) = sockets.recv().await {
-                http::serve_passed(&state, socket);
+            loop {
+                tokio::select! {
+                    Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
+                    stream = accept(listener.as_ref()) => http::serve(&state, stream),
+                }
             }
-            std::future::pending::<()>().await;
         };
         tokio::select! {
             result = drained => Ok(if result.is_ok() { Ended::Drained } else { Ended::TimedOut }),
-            () = answer => unreachable!("pending"),
+            () = answer => unreachable!("it has no end"),
         }
     })
 }
 
-async fn accept(
-    listener: Option<&tokio::net::TcpListener>,
-) -> io::Result<(tokio::net::TcpStream, std::net::SocketAddr)> {
-    match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
+async fn accept(listener: Option<&tokio::net::TcpListener>) -> tokio::net::TcpStream {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            // No descriptors, for example: accepting again at once would burn the core.
+            Err(_) => tokio::time::sleep(ACCEPT_REST).await,
+        }
     }
 }
 
@@ -157,16 +168,99 @@ impl State {
 
     async fn drain(&self) {
         let mut replies = self.replies.lock().await;
-        for shard in 0..self.shards.count() {
-            self.shards.ask(ShardId(shard), ControlRequest::Drain);
+        let mut left: BTreeSet<u16> = (0..self.shards.count()).collect();
+        while !left.is_empty() {
+            for &shard in &left {
+                self.shards.ask(ShardId(shard), ControlRequest::Drain);
+            }
+            let answers = async {
+                while !left.is_empty() {
+                    match replies.recv().await {
+                        Some((shard, ControlReply::Drained)) => {
+                            left.remove(&shard.0);
+                        }
+                        Some(_) => {}
+                        // The shards have ended, and none will answer.
+                        None => std::future::pending().await,
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(DRAIN_ASKED_AGAIN, answers).await;
         }
-        let mut left = self.shards.count();
-        while left > 0 {
-            match replies.recv().await {
-                Some((_, ControlReply::Drained)) => left -= 1,
-                Some(_) => {}
-                None => break,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::sync::atomic::AtomicU32;
+    use tokio::sync::mpsc::UnboundedSender;
+
+    /// Takes the so-manieth request to drain, and loses those before.
+    struct Deaf {
+        hears: u32,
+        asked: AtomicU32,
+        replies: UnboundedSender<(ShardId, ControlReply)>,
+    }
+
+    impl Shards for Deaf {
+        fn count(&self) -> u16 {
+            1
+        }
+
+        fn ask(&self, shard: ShardId, request: ControlRequest) {
+            if matches!(request, ControlRequest::Drain)
+                && self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.hears
+            {
+                self.replies.send((shard, ControlReply::Drained)).unwrap();
             }
         }
+    }
+
+    fn drained(hears: u32, listener: Option<TcpListener>, timeout_ms: u64) -> Ended {
+        let (sender, replies) = tokio::sync::mpsc::unbounded_channel();
+        let (_passed, sockets) = tokio::sync::mpsc::channel(1);
+        let shards = Deaf {
+            hears,
+            asked: AtomicU32::new(0),
+            replies: sender,
+        };
+        let control = Control {
+            shards: Box::new(shards),
+            replies,
+            sockets,
+            listener,
+            drain_timeout: Duration::from_millis(timeout_ms),
+        };
+        run(control, watch::channel(true).1).unwrap()
+    }
+
+    #[test]
+    fn a_shard_that_missed_the_drain_is_asked_again() {
+        assert_eq!(drained(2, None, 20_000), Ended::Drained);
+        assert_eq!(drained(0, None, 100), Ended::TimedOut);
+    }
+
+    #[test]
+    fn its_own_port_answers_while_the_shards_drain() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = std::thread::spawn(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
+            socket
+                .write_all(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            let mut answer = String::new();
+            let _ = socket.read_to_string(&mut answer);
+            answer
+        });
+        assert_eq!(drained(3, Some(listener), 20_000), Ended::Drained);
+        let answer = client.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.ends_with("draining\n"), "{answer}");
     }
 }

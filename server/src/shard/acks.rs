@@ -12,7 +12,9 @@ use std::collections::VecDeque;
 pub enum To {
     /// One connection.
     Conn(ConnId),
-    /// One connection, in slices.
+    /// One connection: the answer to its sync request.
+    Answer(ConnId),
+    /// One connection: that answer, in slices.
     Stream(ConnId, Stream),
     /// All sessions of a room but the one that wrote it.
     Room(RoomId, ConnId),

@@ -42,6 +42,9 @@ pub struct SessionLimits {
     pub http_head_timeout: Duration,
     /// Bytes of one WebSocket message.
     pub frame_bytes_max: usize,
+    /// Bytes of half-sent messages of all connections together. Past it, whoever sends more of a
+    /// large one is closed.
+    pub half_read_bytes_max: usize,
     /// Bytes of a room name.
     pub room_name_bytes_max: usize,
     /// Clients whose presence one session may own.
@@ -76,6 +79,7 @@ impl Default for SessionLimits {
             http_head_bytes_max: 16 << 10,
             http_head_timeout: Duration::from_secs(10),
             frame_bytes_max: (32 << 20) + (64 << 10),
+            half_read_bytes_max: 256 << 20,
             room_name_bytes_max: 512,
             awareness_clients_max: 64,
             queue_soft_bytes: 1 << 20,

@@ -14,23 +14,20 @@ impl Shard {
     pub(super) fn on_accepted(&mut self, now: Instant, id: ConnId, loopback: bool) {
         self.stats.connections_total += 1;
         self.insert(id, Connection::new(id, loopback, now));
-        if self.live > self.config.limits.connections_max {
-            self.refuse(
-                id,
-                503,
-                "the server has as many connections as it may have; try later",
-            );
-        } else if self.drain != Drain::No {
-            self.refuse_draining(id);
-        }
+        self.refuse_if_full(id);
     }
 
-    fn refuse_draining(&mut self, id: ConnId) {
-        self.refuse(
-            id,
-            503,
-            "the server is shutting down; try again in a moment",
-        );
+    /// Whether there is no place for a new connection; it has been told so then.
+    fn refuse_if_full(&mut self, id: ConnId) -> bool {
+        let why = if self.live > self.config.limits.connections_max {
+            "the server has as many connections as it may have; try later"
+        } else if self.drain != Drain::No {
+            "the server is shutting down; try again in a moment"
+        } else {
+            return false;
+        };
+        self.refuse(id, 503, why);
+        true
     }
 
     pub(super) fn on_handed_off(
@@ -41,10 +38,9 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.insert(id, Connection::new(id, handoff.loopback, now));
-        if self.drain != Drain::No {
-            return self.refuse_draining(id);
+        if !self.refuse_if_full(id) {
+            self.on_head(now, id, handoff.bytes, effects);
         }
-        self.on_head(now, id, handoff.bytes, effects);
     }
 
     pub(super) fn on_handoff_refused(&mut self, now: Instant, id: ConnId) {
@@ -164,13 +160,15 @@ impl Shard {
         let room = self.rooms[slot]
             .get_or_insert_with(|| Box::new(Room::new(room_id, self.acks.held_for(room_id))));
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
+        let index = room.loading.len();
         room.loading.push(id);
         let full =
             room.sessions.len() + room.loading.len() > self.config.limits.sessions_per_room_max;
         let connection = self
             .connection(id)
             .expect("the connection being attached is there");
-        connection.stage = Stage::Session(Box::new(Session::new(room_id, false, now)));
+        let session = Session::new(room_id, index, false, now);
+        connection.stage = Stage::Session(Box::new(session));
         if full {
             self.count_refused("room_full");
             self.close(
@@ -181,22 +179,23 @@ impl Shard {
                 true,
             );
         } else if status == RoomStatus::Ready {
+            assert_eq!(self.room(room_id).loading.pop(), Some(id), "pushed above");
             self.go_live(id);
         }
     }
 
-    /// The room can be used: greet the client. Returns what it sent meanwhile.
+    /// The room can be used, and no longer lists the session among those that wait: greet the client.
+    /// Returns what it sent meanwhile.
     fn go_live(&mut self, id: ConnId) -> Option<LoadQueue> {
         let mut vector = std::mem::take(&mut self.scratch);
         vector.clear();
         let room_id = self.session(id)?.room;
         self.engine.state_vector(room_id, &mut vector);
         let room = self.room(room_id);
-        room.loading.retain(|c| *c != id);
         let index = room.sessions.len();
         room.sessions.push(id);
         let mut present = Vec::new();
-        let anyone = room.presence.since(0, &mut present);
+        let anyone = room.presence.since(None, &mut present);
         let connection = self.touch(id)?;
         y_websocket::sync_request(&vector, &mut connection.out);
         if anyone {
@@ -207,16 +206,25 @@ impl Shard {
         session.asked = true;
         let queue = session.loading.take();
         self.scratch = vector;
+        if let Some(connection) = self.connection(id)
+            && connection.blocked_since.is_some()
+        {
+            self.fall_behind(id);
+        }
         queue
     }
 
     pub(super) fn on_notice(&mut self, now: Instant, notice: Notice, effects: &mut Effects) {
         match notice {
             Notice::RoomReady(room_id) => {
-                for id in self.waiting(room_id) {
-                    let Some(queue) = self.go_live(id) else {
-                        continue;
-                    };
+                // All first: the room is kept by those who are in it, and what the first of them sent
+                // may close it.
+                let live: Vec<_> = self
+                    .take_waiting(room_id)
+                    .into_iter()
+                    .filter_map(|id| Some((id, self.go_live(id)?)))
+                    .collect();
+                for (id, queue) in live {
                     if queue.paused {
                         effects.list.push(Effect::Read { conn: id, on: true });
                     }
@@ -232,14 +240,12 @@ impl Shard {
                     reason,
                     "a room could not be loaded"
                 );
-                let sessions: Vec<ConnId> = self
-                    .rooms
-                    .get(room_id.slot as usize)
+                let all: Vec<ConnId> = self
+                    .room_if_kept(room_id)
                     .into_iter()
-                    .flatten()
-                    .flat_map(|r| r.sessions.clone())
+                    .flat_map(|r| r.sessions.iter().chain(&r.loading).copied())
                     .collect();
-                for id in self.waiting(room_id).into_iter().chain(sessions) {
+                for id in all {
                     self.count_refused("room_failed");
                     self.close(
                         now,
@@ -253,11 +259,16 @@ impl Shard {
         }
     }
 
-    fn waiting(&self, room_id: RoomId) -> Vec<ConnId> {
-        match self.rooms.get(room_id.slot as usize) {
-            Some(Some(room)) if room.id == room_id => room.loading.clone(),
-            _ => Vec::new(),
-        }
+    fn take_waiting(&mut self, room_id: RoomId) -> Vec<ConnId> {
+        self.room_if_kept(room_id)
+            .map(|room| std::mem::take(&mut room.loading))
+            .unwrap_or_default()
+    }
+
+    /// A room of the engine's, if anybody is in it.
+    fn room_if_kept(&mut self, room_id: RoomId) -> Option<&mut Room> {
+        let room = self.rooms.get_mut(room_id.slot as usize)?.as_deref_mut()?;
+        (room.id == room_id).then_some(room)
     }
 
     /// Answers a request head with an error and closes.

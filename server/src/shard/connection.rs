@@ -34,12 +34,14 @@ pub struct Connection {
     pub loopback: bool,
     /// Bytes the runtime holds back.
     pub unsent_bytes: usize,
-    /// When anything was sent last.
+    /// When any data was sent last.
     pub last_sent: Instant,
     /// When anything was received last.
     pub last_received: Instant,
     /// Frames of this turn for this connection alone.
     pub out: Vec<u8>,
+    /// Bytes of them that are control frames, which clients do not count as a sign of life.
+    pub out_control: usize,
     /// How far it has come.
     pub stage: Stage,
     /// Reads its frames.
@@ -53,7 +55,7 @@ pub struct Session {
     pub room: RoomId,
     /// Messages that came while the room loads; `None` once it is live.
     pub loading: Option<LoadQueue>,
-    /// Its index among the room's live sessions.
+    /// Its index among the room's live sessions, or among those that wait for it to load.
     pub index: usize,
     /// Since when it is attached.
     pub since: Instant,
@@ -67,10 +69,29 @@ pub struct Session {
     pub wrote: bool,
     /// Clients whose presence it may own.
     pub clients: Vec<u64>,
-    /// What it has missed, if it is behind.
+    /// What it has missed, if it is behind. It hears nothing of the room meanwhile.
     pub behind: Option<Box<Behind>>,
-    /// Large answers on their way.
-    pub streams: Vec<Stream>,
+    /// What it is to be told at the end of the turn, or when its connection is free for it.
+    pub wants: Wants,
+    /// On the shard's list of sessions to be told what they want.
+    pub listed: bool,
+    /// An answer to a sync request waits for the log.
+    pub answering: bool,
+    /// A large answer on its way: one at a time.
+    pub stream: Option<Stream>,
+    /// On the shard's list of connections with slices to go.
+    pub streaming: bool,
+}
+
+/// What a session is to be told. However often it asks within a turn, it is told once.
+#[derive(Debug, Default)]
+pub struct Wants {
+    /// What it lacks, by the state vector that it sent last.
+    pub state: Option<Box<[u8]>>,
+    /// Who is there.
+    pub presence: bool,
+    /// To send what the room lacks.
+    pub request: bool,
 }
 
 /// Messages of a session whose room is being loaded.
@@ -108,6 +129,7 @@ impl Connection {
             last_sent: now,
             last_received: now,
             out: Vec::new(),
+            out_control: 0,
             stage: Stage::Head(Vec::new()),
             decoder: Decoder::default(),
         }
@@ -123,12 +145,12 @@ impl Connection {
 }
 
 impl Session {
-    /// A session whose room is not live for it yet.
-    pub fn new(room: RoomId, read_only: bool, now: Instant) -> Self {
+    /// A session whose room is not live for it yet; `index` is its place among those that wait.
+    pub fn new(room: RoomId, index: usize, read_only: bool, now: Instant) -> Self {
         Self {
             room,
             loading: Some(LoadQueue::default()),
-            index: 0,
+            index,
             since: now,
             read_only,
             asked: false,
@@ -136,7 +158,16 @@ impl Session {
             wrote: false,
             clients: Vec::new(),
             behind: None,
-            streams: Vec::new(),
+            wants: Wants::default(),
+            listed: false,
+            answering: false,
+            stream: None,
+            streaming: false,
         }
+    }
+
+    /// Whether nothing large is on its way to it.
+    pub fn is_free(&self) -> bool {
+        !self.answering && self.stream.is_none()
     }
 }

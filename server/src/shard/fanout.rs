@@ -9,10 +9,13 @@ use crate::dialect::y_websocket;
 use collabblocks_storage_engine::{Request, RoomId};
 use std::ops::Range;
 
+/// Capacity that the turn's frames keep.
+const FRAMES_BYTES_KEPT: usize = 8 << 20;
+
 impl Shard {
     pub(super) fn on_turn_end(&mut self, now: Instant, effects: &mut Effects) {
+        self.keep_frames_small(effects);
         self.sweep(now);
-        self.continue_streams();
         // In a turn of its own, as a connection is sent to but once a turn.
         let closes = self.drain == Drain::Flushed;
         if closes {
@@ -21,6 +24,8 @@ impl Shard {
         let closed = self.drain == Drain::Flushing && self.engine.close(now.0);
         // The disk first: it works while the sends are made.
         let storage = self.flush_storage(now, effects);
+        self.tell_wanting(now);
+        self.continue_streams();
         self.flush_rooms(now, effects);
         self.flush_touched(now, effects);
         if closes {
@@ -29,6 +34,15 @@ impl Shard {
             self.drain = Drain::Flushed;
         }
         self.set_timer(now, storage, effects);
+    }
+
+    /// Gives the memory of a turn back that was much larger than those after it.
+    fn keep_frames_small(&mut self, effects: &mut Effects) {
+        let capacity = effects.frames.capacity();
+        self.frames_peak -= self.frames_peak / 256;
+        if capacity > FRAMES_BYTES_KEPT && capacity / 4 > self.frames_peak {
+            effects.frames.shrink_to(FRAMES_BYTES_KEPT);
+        }
     }
 
     fn flush_storage(&mut self, now: Instant, effects: &mut Effects) -> Option<u64> {
@@ -81,14 +95,15 @@ impl Shard {
                 let connection = self.connections[id.slot as usize]
                     .as_mut()
                     .expect("a room's sessions are connected");
-                if connection.blocked_since.is_some() {
-                    continue;
-                }
                 let Stage::Session(session) = &mut connection.stage else {
                     unreachable!("a room's sessions are sessions")
                 };
+                if session.behind.is_some() {
+                    continue;
+                }
+                let control = connection.out_control;
                 let range = if std::mem::take(&mut session.wrote) {
-                    let own = own_range(&mut connection.out, effects);
+                    let own = own_range(connection, effects);
                     for range in room.turn.ranges_without(id) {
                         effects
                             .frames
@@ -99,11 +114,19 @@ impl Shard {
                 } else if connection.out.is_empty() {
                     all.clone()
                 } else {
-                    let own = own_range(&mut connection.out, effects);
+                    let own = own_range(connection, effects);
                     effects.frames.extend_from_within(all.clone());
                     own.start..effects.frames.len()
                 };
-                send(connection, id, range, now, effects, &mut self.stats);
+                send(
+                    connection,
+                    id,
+                    range,
+                    control,
+                    now,
+                    effects,
+                    &mut self.stats,
+                );
             }
         }
         room.end_turn(self.config.limits.queue_soft_bytes);
@@ -120,11 +143,20 @@ impl Shard {
             connection.touched = false;
             let blocked = connection.blocked_since.is_some();
             if !blocked && !connection.out.is_empty() {
-                let range = own_range(&mut connection.out, effects);
                 let connection = self.connections[id.slot as usize]
                     .as_mut()
                     .expect("just found");
-                send(connection, id, range, now, effects, &mut self.stats);
+                let control = connection.out_control;
+                let range = own_range(connection, effects);
+                send(
+                    connection,
+                    id,
+                    range,
+                    control,
+                    now,
+                    effects,
+                    &mut self.stats,
+                );
             } else if blocked && connection.out.len() + connection.unsent_bytes > hard {
                 self.give_up(now, id);
             }
@@ -151,35 +183,6 @@ impl Shard {
         }
     }
 
-    /// The next slice of each large answer whose connection takes bytes.
-    fn continue_streams(&mut self) {
-        let mut streaming = std::mem::take(&mut self.streaming);
-        streaming.retain(|&id| {
-            let Some(connection) = self.touch(id) else {
-                return false;
-            };
-            if connection.blocked_since.is_some() {
-                // It is put back on the list when it has drained.
-                return false;
-            }
-            let Stage::Session(session) = &mut connection.stage else {
-                return false;
-            };
-            let Some(stream) = session.streams.first_mut() else {
-                return false;
-            };
-            if let Some(slice) = stream.next_slice() {
-                connection.out.extend_from_slice(slice);
-            }
-            if stream.is_done() {
-                session.streams.remove(0);
-            }
-            !session.streams.is_empty()
-        });
-        streaming.append(&mut self.streaming);
-        self.streaming = streaming;
-    }
-
     fn close_all(&mut self, now: Instant) {
         self.drain = Drain::Done;
         for slot in 0..self.connections.len() {
@@ -190,7 +193,8 @@ impl Shard {
     }
 
     fn set_timer(&mut self, now: Instant, storage: Option<u64>, effects: &mut Effects) {
-        let streams = (!self.streaming.is_empty()).then_some(now);
+        self.frames_peak = self.frames_peak.max(effects.frames.len());
+        let streams = (!self.streaming.is_empty() || !self.wanting.is_empty()).then_some(now);
         let late_touch = (!self.touched.is_empty() || !self.dirty.is_empty()).then_some(now);
         let closing = (self.drain == Drain::Flushed).then_some(now);
         let next = [
@@ -213,18 +217,21 @@ impl Shard {
 }
 
 /// Moves a connection's own frames into the turn's.
-fn own_range(out: &mut Vec<u8>, effects: &mut Effects) -> Range<usize> {
+fn own_range(connection: &mut Connection, effects: &mut Effects) -> Range<usize> {
     let start = effects.frames.len();
-    effects.frames.extend_from_slice(out);
+    effects.frames.extend_from_slice(&connection.out);
     // Idle connections hold no buffer.
-    *out = Vec::new();
+    connection.out = Vec::new();
+    connection.out_control = 0;
     start..effects.frames.len()
 }
 
+/// `control` bytes of the range are control frames.
 fn send(
     connection: &mut Connection,
     id: ConnId,
     range: Range<usize>,
+    control: usize,
     now: Instant,
     effects: &mut Effects,
     stats: &mut super::Stats,
@@ -232,7 +239,9 @@ fn send(
     if range.is_empty() {
         return;
     }
-    connection.last_sent = now;
+    if range.len() > control {
+        connection.last_sent = now;
+    }
     stats.sends += 1;
     stats.send_bytes += range.len() as u64;
     effects.list.push(Effect::Send { conn: id, range });

@@ -15,6 +15,7 @@ mod stats;
 mod stream;
 mod sweep;
 mod types;
+mod wants;
 
 pub use config::{Access, SessionLimits, ShardConfig};
 pub use effect::{Effect, Effects};
@@ -42,6 +43,12 @@ pub struct Shard {
     dirty: Vec<RoomId>,
     /// Connections with slices of a large answer to go.
     streaming: Vec<ConnId>,
+    /// Sessions that are to be told what they want.
+    wanting: Vec<ConnId>,
+    /// Bytes of half-sent messages of all connections.
+    half_read_bytes: usize,
+    /// Bytes of frames that recent turns had, at most.
+    frames_peak: usize,
     sweep: sweep::Sweep,
     timer: Option<Instant>,
     drain: Drain,
@@ -76,6 +83,9 @@ impl Shard {
             touched: Vec::new(),
             dirty: Vec::new(),
             streaming: Vec::new(),
+            wanting: Vec::new(),
+            half_read_bytes: 0,
+            frames_peak: 0,
             sweep: sweep::Sweep::default(),
             timer: None,
             drain: Drain::No,
@@ -97,7 +107,7 @@ impl Shard {
             Event::HandedOff { conn, handoff } => self.on_handed_off(now, conn, *handoff, effects),
             Event::HandoffRefused { conn } => self.on_handoff_refused(now, conn),
             Event::Blocked { conn, unsent_bytes } => self.on_blocked(now, conn, unsent_bytes),
-            Event::Drained { conn } => self.on_drained(now, conn),
+            Event::Drained { conn } => self.on_drained(conn),
             Event::Closed { conn } => {
                 if self.connection(conn).is_some() {
                     self.forget(now, conn);
@@ -254,8 +264,9 @@ impl Shard {
     }
 
     fn remove(&mut self, id: ConnId) {
-        if self.connections[id.slot as usize].take().is_some() {
+        if let Some(connection) = self.connections[id.slot as usize].take() {
             self.live -= 1;
+            self.half_read_bytes -= connection.decoder.held_bytes();
         }
     }
 
@@ -270,16 +281,17 @@ impl Shard {
         let behind = session.behind.is_some();
         let clients = std::mem::take(&mut session.clients);
         let room = self.room(room_id);
-        if live {
-            room.sessions.swap_remove(index);
-            let moved = room.sessions.get(index).copied();
-            if let Some(moved) = moved {
-                self.session(moved)
-                    .expect("a room's sessions are attached")
-                    .index = index;
-            }
+        let list = if live {
+            &mut room.sessions
         } else {
-            room.loading.retain(|c| *c != id);
+            &mut room.loading
+        };
+        assert_eq!(list.swap_remove(index), id, "a session knows its place");
+        let moved = list.get(index).copied();
+        if let Some(moved) = moved {
+            self.session(moved)
+                .expect("a room's sessions are attached")
+                .index = index;
         }
         let room = self.room(room_id);
         if behind {

@@ -6,7 +6,7 @@ use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
 /// Clients that are gone are remembered, so that a late old state does not bring them back; past
-/// this many the oldest half is forgotten.
+/// this many at the end of a turn the oldest half is forgotten.
 const GONE_MAX: usize = 4096;
 
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub enum Verdict {
 pub struct Presence {
     entries: HashMap<u64, Entry, FixedState>,
     version: u64,
+    /// The version that was told last.
+    told: u64,
     changed: Vec<u64>,
     gone: usize,
 }
@@ -53,15 +55,17 @@ impl Presence {
         let version = self.version + 1;
         match self.entries.get_mut(&client) {
             None => {
-                let gone = state.is_none();
+                // Nobody was told of it, so nobody needs to be told that it is gone.
+                let Some(state) = state else {
+                    return Verdict::Stale;
+                };
                 let entry = Entry {
                     clock,
-                    state: state.map(Into::into),
-                    owner: (!gone).then_some(from),
+                    state: Some(state.into()),
+                    owner: Some(from),
                     version,
                 };
                 self.entries.insert(client, entry);
-                self.gone += usize::from(gone);
             }
             Some(entry) => {
                 let foreign = entry.owner.is_some_and(|owner| owner != from);
@@ -91,10 +95,12 @@ impl Presence {
         }
         self.version = version;
         self.changed.push(client);
-        if self.gone > GONE_MAX {
-            self.forget_oldest();
-        }
         Verdict::Taken
+    }
+
+    /// Whether a client's state of this clock is newer than what is known.
+    pub fn is_news(&self, client: u64, clock: u32) -> bool {
+        self.entries.get(&client).is_none_or(|e| clock > e.clock)
     }
 
     /// A connection is gone: the clients it owned are removed, at their last clock.
@@ -126,24 +132,27 @@ impl Presence {
         let mut changed = std::mem::take(&mut self.changed);
         changed.sort_unstable();
         changed.dedup();
-        changed.retain(|client| self.entries.contains_key(client));
         write_uint(changed.len() as u64, out);
         for client in &changed {
             write_entry(*client, &self.entries[client], out);
         }
         changed.clear();
         self.changed = changed;
+        self.told = self.version;
+        if self.gone > GONE_MAX {
+            self.forget_oldest();
+        }
     }
 
-    /// The number of the latest change.
-    pub fn version(&self) -> u64 {
-        self.version
+    /// The number of the latest change that [`Presence::take_changes`] gave out.
+    pub fn told(&self) -> u64 {
+        self.told
     }
 
-    /// Appends an awareness update with all that changed after `version`, removals included; of a
-    /// newcomer's (`version` 0) none. Returns whether there is anything in it.
-    pub fn since(&self, version: u64, out: &mut Vec<u8>) -> bool {
-        let wanted = |e: &&Entry| e.version > version && (version > 0 || e.state.is_some());
+    /// Appends an awareness update with all that changed after a version, removals included; for a
+    /// newcomer (`None`) with all who are present. Returns whether there is anything in it.
+    pub fn since(&self, version: Option<u64>, out: &mut Vec<u8>) -> bool {
+        let wanted = |e: &&Entry| version.map_or(e.state.is_some(), |version| e.version > version);
         let count = self.entries.values().filter(wanted).count();
         write_uint(count as u64, out);
         for (client, entry) in self.entries.iter().filter(|(_, e)| wanted(e)) {
@@ -166,10 +175,8 @@ impl Presence {
             .collect();
         let middle = versions.len() / 2;
         let (_, &mut median, _) = versions.select_nth_unstable(middle);
-        let changed = &self.changed;
-        self.entries.retain(|client, e| {
-            e.state.is_some() || e.version >= median || changed.contains(client)
-        });
+        self.entries
+            .retain(|_, e| e.state.is_some() || e.version >= median);
         self.gone = self.entries.values().filter(|e| e.state.is_none()).count();
     }
 }
@@ -276,16 +283,18 @@ mod tests {
     fn catching_up_includes_removals_but_newcomers_see_none() {
         let mut p = Presence::default();
         p.apply(A, 1, 1, Some(b"1"));
-        let seen = p.version();
+        changes(&mut p);
+        let seen = p.told();
         p.apply(B, 2, 1, Some(b"2"));
         p.leave(A, &[1]);
         let mut late = Vec::new();
-        assert!(p.since(seen, &mut late));
+        assert!(p.since(Some(seen), &mut late));
         assert_eq!(late[0], 2);
         let mut new = Vec::new();
-        assert!(p.since(0, &mut new));
+        assert!(p.since(None, &mut new));
         assert_eq!(new, [1, 2, 1, 1, b'2']);
-        assert!(!p.since(p.version(), &mut Vec::new()));
+        changes(&mut p);
+        assert!(!p.since(Some(p.told()), &mut Vec::new()));
     }
 
     #[test]

@@ -1,22 +1,21 @@
 //! What a session says, and what it is told.
 
 use super::acks::To;
-use super::connection::{Behind, Stage};
+use super::connection::Stage;
 use super::effect::{Effect, Effects};
 use super::presence::{Verdict, removal};
-use super::room::WholeState;
-use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::websocket::{self, Message};
 use collabblocks_storage_engine::guard::{self, Refusal};
-use collabblocks_storage_engine::{Applied, RoomId, split_update};
+use collabblocks_storage_engine::{Applied, RoomId};
 use collabblocks_wal::Lsn;
-use std::rc::Rc;
 
 /// An update that holds nothing.
-const EMPTY_UPDATE: &[u8] = &[0, 0];
+pub(super) const EMPTY_UPDATE: &[u8] = &[0, 0];
+/// Half-read bytes that a connection may hold whatever the others hold.
+const HALF_READ_FREE: usize = 64 << 10;
 
 impl Shard {
     pub(super) fn on_received(
@@ -54,12 +53,20 @@ impl Shard {
             return;
         };
         let mut decoder = std::mem::take(&mut connection.decoder);
+        self.half_read_bytes -= decoder.held_bytes();
         let result = decoder.feed(bytes, max, &mut |message| {
             self.on_message(now, id, message, effects);
             self.session(id).is_some()
         });
+        let held = decoder.held_bytes();
         if let Some(connection) = self.connection(id) {
             connection.decoder = decoder;
+            self.half_read_bytes += held;
+        }
+        if held > HALF_READ_FREE && self.half_read_bytes > self.config.limits.half_read_bytes_max {
+            self.count_refused("half_read");
+            let reason = "too much is half-sent by all clients together; try later";
+            self.close(now, id, 1013, reason, true);
         }
         if let Err(violation) = result {
             self.count_refused("websocket");
@@ -102,7 +109,9 @@ impl Shard {
             }
             Message::Ping(payload) => {
                 if let Some(connection) = self.touch(id) {
+                    let before = connection.out.len();
                     websocket::pong(payload, &mut connection.out);
+                    connection.out_control += connection.out.len() - before;
                 }
             }
             Message::Pong => {}
@@ -129,14 +138,14 @@ impl Shard {
                         self.on_update(now, id, room, update, true);
                     }
                 }
-                Ok(Command::SyncRequest(vector)) => self.on_sync_request(now, id, room, vector),
+                Ok(Command::SyncRequest(vector)) => {
+                    session.wants.state = Some(vector.into());
+                    self.list(id);
+                }
                 Ok(Command::Presence(states)) => self.on_presence(now, id, room, states),
                 Ok(Command::PresenceRequest) => {
-                    let mut states = Vec::new();
-                    self.room(room).presence.since(0, &mut states);
-                    if let Some(connection) = self.touch(id) {
-                        y_websocket::presence(&states, &mut connection.out);
-                    }
+                    session.wants.presence = true;
+                    self.list(id);
                 }
                 Err(BadFrame(reason)) => {
                     self.count_refused("bad_frame");
@@ -190,7 +199,7 @@ impl Shard {
             }
             Err(Refusal::Gap) => {
                 self.count_refused("gap");
-                self.on_gap(now, id, room_id);
+                self.on_gap(now, id);
             }
             Err(refusal) => self.on_refusal(now, id, &refusal),
         }
@@ -241,18 +250,15 @@ impl Shard {
     }
 
     /// The client builds on what the room lacks: ask it, unless it was asked and has not answered.
-    fn on_gap(&mut self, now: Instant, id: ConnId, room_id: RoomId) {
+    fn on_gap(&mut self, now: Instant, id: ConnId) {
         if self.session(id).is_none_or(|s| s.asked) || !self.count_gap(now, id, false) {
             return;
         }
-        let mut vector = Vec::new();
-        self.engine.state_vector(room_id, &mut vector);
-        if let Some(connection) = self.touch(id) {
-            y_websocket::sync_request(&vector, &mut connection.out);
-            if let Some(session) = connection.session() {
-                session.asked = true;
-            }
+        if let Some(session) = self.session(id) {
+            session.asked = true;
+            session.wants.request = true;
         }
+        self.list(id);
     }
 
     fn count_gap(&mut self, now: Instant, id: ConnId, in_reply: bool) -> bool {
@@ -273,7 +279,7 @@ impl Shard {
         true
     }
 
-    fn on_refusal(&mut self, now: Instant, id: ConnId, refusal: &Refusal) {
+    pub(super) fn on_refusal(&mut self, now: Instant, id: ConnId, refusal: &Refusal) {
         let (label, code) = match refusal {
             Refusal::Malformed { reason, .. } => (*reason, 4400),
             Refusal::TooLarge { what, .. } => (*what, 4413),
@@ -283,50 +289,6 @@ impl Shard {
         };
         self.count_refused(label);
         self.close(now, id, code, &refusal.to_string(), true);
-    }
-
-    fn on_sync_request(&mut self, now: Instant, id: ConnId, room_id: RoomId, vector: &[u8]) {
-        let whole = vector == [0];
-        let at = self.engine.room_durable_at(room_id);
-        if whole && let Some(slices) = self.shared_slices(room_id) {
-            return self.answer_in_slices(id, slices, at);
-        }
-        let mut diff = std::mem::take(&mut self.scratch);
-        diff.clear();
-        match self.engine.diff(room_id, vector, &mut diff) {
-            Ok(()) if diff.len() > self.config.limits.slice_bytes => {
-                let slices = slices_of(&diff, self.config.limits.slice_bytes);
-                if whole {
-                    let seq = self.engine.room_seq(room_id);
-                    let slices = Rc::downgrade(&slices);
-                    self.room(room_id).whole_state = Some(WholeState { seq, slices });
-                }
-                self.answer_in_slices(id, slices, at);
-            }
-            Ok(()) => {
-                let mut frame = Vec::with_capacity(diff.len() + 16);
-                y_websocket::sync_reply(&diff, &mut frame);
-                self.acks.hold(at, To::Conn(id), &frame);
-                self.release(self.engine.durable_lsn());
-            }
-            Err(refusal) => self.on_refusal(now, id, &refusal),
-        }
-        self.scratch = diff;
-    }
-
-    fn shared_slices(&mut self, room_id: RoomId) -> Option<Rc<[Box<[u8]>]>> {
-        let seq = self.engine.room_seq(room_id);
-        let state = self.room(room_id).whole_state.as_ref()?;
-        if state.seq == seq {
-            state.slices.upgrade()
-        } else {
-            None
-        }
-    }
-
-    fn answer_in_slices(&mut self, id: ConnId, slices: Rc<[Box<[u8]>]>, at: Lsn) {
-        self.acks.hold(at, To::Stream(id, Stream::new(slices)), &[]);
-        self.release(self.engine.durable_lsn());
     }
 
     fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
@@ -339,12 +301,17 @@ impl Shard {
             let Some(session) = self.session(id) else {
                 return;
             };
-            if !session.clients.contains(&entry.client) && entry.state.is_some() {
-                if session.clients.len() >= max {
+            let own = session.clients.contains(&entry.client);
+            if !own && entry.state.is_some() && session.clients.len() >= max {
+                // Clients repeat what they hear of others: that is neither taken nor refused.
+                if self
+                    .room(room_id)
+                    .presence
+                    .is_news(entry.client, entry.clock)
+                {
                     self.count_refused("presence_clients");
-                    continue;
                 }
-                session.clients.push(entry.client);
+                continue;
             }
             match self.room(room_id).presence.apply(
                 id,
@@ -355,6 +322,13 @@ impl Shard {
                 Verdict::Taken => {
                     self.stats.presence_states += 1;
                     self.touch_room(room_id);
+                    if let Some(session) = self.session(id) {
+                        match entry.state {
+                            Some(_) if !own => session.clients.push(entry.client),
+                            None if own => session.clients.retain(|c| *c != entry.client),
+                            _ => {}
+                        }
+                    }
                 }
                 Verdict::Stale => {}
                 Verdict::Removed => {
@@ -380,10 +354,20 @@ impl Shard {
                         bytes.append_to(&mut connection.out);
                     }
                 }
+                To::Answer(id) => {
+                    if let Some(connection) = self.touch(id)
+                        && let Stage::Session(session) = &mut connection.stage
+                    {
+                        bytes.append_to(&mut connection.out);
+                        session.answering = false;
+                        self.list(id);
+                    }
+                }
                 To::Stream(id, stream) => {
                     if let Some(session) = self.session(id) {
-                        session.streams.push(stream);
-                        self.streaming.push(id);
+                        session.answering = false;
+                        session.stream = Some(stream);
+                        self.go_on_streaming(id);
                     }
                 }
                 To::Room(room_id, author) => {
@@ -405,88 +389,4 @@ impl Shard {
         }
         self.acks = acks;
     }
-
-    /// The socket of a session does not take more: from here on it is behind.
-    pub(super) fn on_blocked(&mut self, now: Instant, id: ConnId, unsent_bytes: usize) {
-        let Some(connection) = self.connection(id) else {
-            return;
-        };
-        connection.unsent_bytes = unsent_bytes;
-        connection.blocked_since.get_or_insert(now);
-        let Some(session) = connection.session() else {
-            return;
-        };
-        if session.loading.is_some() || session.behind.is_some() {
-            return;
-        }
-        let room_id = session.room;
-        let mut vector = Vec::new();
-        if self.room(room_id).held > 0 {
-            // The document is ahead of what was relayed; only the whole state surely has it all.
-            vector.push(0);
-        } else {
-            self.engine.state_vector(room_id, &mut vector);
-        }
-        let room = self.room(room_id);
-        room.behind += 1;
-        let behind = Behind {
-            from: room.stream_offset,
-            state_vector: vector.into(),
-            presence: room.presence.version().max(1),
-        };
-        if let Some(session) = self.session(id) {
-            session.behind = Some(Box::new(behind));
-        }
-    }
-
-    /// It takes bytes again: tell it what it missed.
-    pub(super) fn on_drained(&mut self, now: Instant, id: ConnId) {
-        let Some(connection) = self.touch(id) else {
-            return;
-        };
-        connection.blocked_since = None;
-        connection.unsent_bytes = 0;
-        let Some(session) = connection.session() else {
-            return;
-        };
-        if !session.streams.is_empty() {
-            self.streaming.push(id);
-        }
-        let Some(session) = self.session(id) else {
-            return;
-        };
-        let room_id = session.room;
-        let Some(behind) = session.behind.take() else {
-            return;
-        };
-        let mut missed = Vec::new();
-        let room = self.room(room_id);
-        let replayed = room.replay(behind.from, id, &mut missed);
-        let mut states = Vec::new();
-        if room.presence.since(behind.presence, &mut states) {
-            y_websocket::presence(&states, &mut missed);
-        }
-        room.caught_up();
-        if let Some(connection) = self.connection(id) {
-            connection.out.extend_from_slice(&missed);
-        }
-        if !replayed {
-            self.on_sync_request(now, id, room_id, &behind.state_vector);
-        }
-    }
-}
-
-/// An answer as frames of about `bytes_max`: updates in causal order, closed by an empty step 2,
-/// which is what makes a client say that it is synced.
-fn slices_of(diff: &[u8], bytes_max: usize) -> Rc<[Box<[u8]>]> {
-    let mut frames: Vec<Box<[u8]>> = Vec::new();
-    for part in split_update(diff, bytes_max) {
-        let mut frame = Vec::with_capacity(part.len() + 16);
-        y_websocket::update(&part, &mut frame);
-        frames.push(frame.into());
-    }
-    let mut last = Vec::new();
-    y_websocket::sync_reply(EMPTY_UPDATE, &mut last);
-    frames.push(last.into());
-    frames.into()
 }

@@ -6,6 +6,7 @@ use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
 use crate::edge::websocket;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Every connection is looked at once in this many steps.
@@ -19,6 +20,24 @@ pub struct Sweep {
     /// When the next step is due; `None` while there is no connection.
     pub next: Option<Instant>,
     step: usize,
+    /// The first slot of the next step's.
+    at: usize,
+}
+
+impl Sweep {
+    /// The slots to look at in this step. The table may grow in the middle of a round: none is passed
+    /// over.
+    fn part(&mut self, slots: usize) -> Range<usize> {
+        self.step += 1;
+        let end = (slots * self.step / STEPS).max(self.at);
+        let part = self.at..end;
+        self.at = end;
+        if self.step == STEPS {
+            self.step = 0;
+            self.at = 0;
+        }
+        part
+    }
 }
 
 enum Due {
@@ -42,19 +61,17 @@ impl Shard {
             Some(next) if now < next => return,
             Some(_) => {}
         }
-        let slots = self.connections.len();
-        let step = self.sweep.step;
-        for slot in slots * step / STEPS..slots * (step + 1) / STEPS {
+        for slot in self.sweep.part(self.connections.len()) {
             if let Some(id) = self.id_at(slot) {
                 self.look_at(now, id);
             }
         }
-        self.sweep.step = (step + 1) % STEPS;
-        let idle = self.live == 0;
-        if idle {
+        if self.live == 0 {
             self.connections = Vec::new();
+            self.sweep = Sweep::default();
+        } else {
+            self.sweep.next = Some(now.after(STEP));
         }
-        self.sweep.next = (!idle).then(|| now.after(STEP));
     }
 
     fn look_at(&mut self, now: Instant, id: ConnId) {
@@ -83,7 +100,9 @@ impl Shard {
             Due::Ping => {
                 if let Some(connection) = self.touch(id) {
                     connection.pinged = true;
+                    let before = connection.out.len();
                     websocket::ping(&mut connection.out);
+                    connection.out_control += connection.out.len() - before;
                 }
             }
             Due::Keepalive => {
@@ -116,5 +135,27 @@ fn due(connection: &Connection, now: Instant, limits: &super::SessionLimits) -> 
             None if over(connection.last_sent, limits.keepalive) => Due::Keepalive,
             None => Due::Nothing,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_passes_over_no_slot_while_the_table_grows() {
+        for slots in 1..50 {
+            for grows_at in 0..STEPS {
+                for by in [1, 2, 100] {
+                    let mut sweep = Sweep::default();
+                    let mut seen = Vec::new();
+                    for step in 0..STEPS {
+                        let now = if step < grows_at { slots } else { slots + by };
+                        seen.extend(sweep.part(now));
+                    }
+                    assert_eq!(seen, (0..slots + by).collect::<Vec<_>>());
+                }
+            }
+        }
     }
 }

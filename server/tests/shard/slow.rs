@@ -1,0 +1,125 @@
+//! Readers that are slower than their room.
+
+use crate::limits;
+use crate::rig::{Replica, Rig, sync};
+use collabblocks_server::shard::{ConnId, SessionLimits};
+
+fn two(rig: &mut Rig) -> (ConnId, ConnId) {
+    let pair = (rig.open("room"), rig.open("room"));
+    rig.data(pair.0);
+    rig.data(pair.1);
+    pair
+}
+
+#[test]
+fn what_was_missed_is_replayed() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = two(&mut rig);
+    let doc = Replica::new(1);
+    rig.block(b);
+    let updates = ["x", "y"].map(|t| sync(2, &doc.write(t)));
+    for update in &updates {
+        rig.say(a, &[update]);
+        rig.turn();
+    }
+    rig.settle();
+    assert!(rig.data(b).is_empty());
+    rig.drain(b);
+    rig.turn();
+    assert_eq!(rig.data(b), updates);
+}
+
+#[test]
+fn past_the_bound_a_diff_makes_up_for_it() {
+    let small = SessionLimits {
+        queue_soft_bytes: 10,
+        ..limits()
+    };
+    for mid_turn in [false, true] {
+        let mut rig = Rig::new(false, small);
+        let (a, b) = two(&mut rig);
+        let doc = Replica::new(1);
+        // It may fall behind after an update of the very turn.
+        rig.say(a, &[&sync(2, &doc.write("in the turn "))]);
+        if !mid_turn {
+            rig.turn();
+        }
+        rig.block(b);
+        rig.turn();
+        rig.say(a, &[&sync(2, &doc.write("much longer than ten bytes"))]);
+        rig.turn();
+        rig.settle();
+        rig.drain(b);
+        rig.turn();
+        rig.settle();
+        let other = Replica::new(2);
+        other.hear(&rig.data(b));
+        assert_eq!(other.text(), doc.text(), "{mid_turn}");
+    }
+}
+
+#[test]
+fn who_is_blocked_while_its_room_loads_misses_nothing() {
+    let mut rig = crate::evicted(limits()).0;
+    let b = rig.open_without_turn("room");
+    rig.turn();
+    rig.block(b);
+    rig.say(b, &[&sync(0, &[0])]);
+    rig.run_jobs();
+    rig.settle();
+    let a = rig.open("room");
+    rig.say(a, &[&sync(2, &Replica::new(5).write("later"))]);
+    rig.turn();
+    rig.settle();
+    rig.drain(b);
+    rig.turn();
+    rig.settle();
+    let other = Replica::new(2);
+    rig.skip_head(b);
+    other.hear(&rig.data(b));
+    assert!(other.text().contains("later"), "{}", other.text());
+    assert!(other.text().contains("kept"), "{}", other.text());
+}
+
+#[test]
+fn diffs_for_a_slow_reader_do_not_pile_up() {
+    let small = SessionLimits {
+        queue_soft_bytes: 1 << 10,
+        slice_bytes: 4 << 10,
+        ..limits()
+    };
+    let mut rig = Rig::new(false, small);
+    let (a, b) = two(&mut rig);
+    let (doc, other) = (Replica::new(1), Replica::new(2));
+    rig.block(b);
+    rig.turn();
+    // Whenever the reader has taken a slice, the text has been replaced by another one.
+    for round in 0..100 {
+        rig.say(
+            a,
+            &[&sync(
+                2,
+                &doc.replace(&format!("{round:04}").repeat(750), 8),
+            )],
+        );
+        rig.turn();
+        rig.commit();
+        rig.drain(b);
+        rig.turn();
+        other.hear(&rig.data(b));
+        rig.block(b);
+        rig.turn();
+    }
+    rig.settle();
+    for _ in 0..30 {
+        rig.drain(b);
+        rig.turn();
+        other.hear(&rig.data(b));
+        rig.block(b);
+        rig.turn();
+    }
+    assert!(
+        other.text() == doc.text(),
+        "it gets the latest, not all that was"
+    );
+}
