@@ -102,6 +102,7 @@ pub fn serve_until(
             config::WalSync::Dsync => LogSync::Dsync,
             config::WalSync::Thread => LogSync::Thread,
         })
+        .files_max(prepared.files_max)
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
             ..WatchdogConfig::default()

@@ -3,7 +3,9 @@
 use crate::mailbox::{self, Post, Wake};
 use crate::runtime::files::{FileWorkers, message_of};
 use crate::runtime::watchdog::{Heartbeat, Stall, Watchdog, WatchdogConfig};
-use crate::runtime::{Core, LogSync, Passed, Ports, RuntimeKind, placement};
+use crate::runtime::{
+    Core, FILES_RESERVED, FILES_RESERVED_PER_SHARD, LogSync, Passed, Ports, RuntimeKind, placement,
+};
 use crate::shard::{ControlReply, ControlRequest, ShardId};
 use collabblocks_wal::Disk;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -43,6 +45,7 @@ pub struct Builder {
     runtime: RuntimeKind,
     log_sync: LogSync,
     file_workers: usize,
+    files_max: u64,
     disk: Arc<dyn Disk>,
     watchdog: WatchdogConfig,
     on_fatal: OnFatal,
@@ -81,6 +84,13 @@ impl Builder {
         self
     }
 
+    /// Descriptors that the process may have open. Sockets leave some of them to files, so that a
+    /// flood of connections never keeps the log from its next segment. By default there is no bound.
+    pub fn files_max(mut self, count: u64) -> Self {
+        self.files_max = count;
+        self
+    }
+
     /// Times of the watchdog.
     pub fn watchdog(mut self, config: WatchdogConfig) -> Self {
         self.watchdog = config;
@@ -115,6 +125,8 @@ impl Builder {
         let posts =
             mailbox::mesh(shards).map_err(|error| format!("eventfds cannot be made: {error}"))?;
 
+        let reserved = FILES_RESERVED + FILES_RESERVED_PER_SHARD * u64::from(shards);
+        let sockets_below = self.files_max.saturating_sub(reserved);
         let (reports, reported) = channel();
         // Should anything fail from here on, `goes` is dropped first, then the server, which stops and
         // joins the threads.
@@ -155,6 +167,7 @@ impl Builder {
                 passed: self.passed.clone(),
                 heartbeat: heartbeat.clone(),
                 log_sync: self.log_sync,
+                sockets_below,
             };
             let (go, listeners) = sync_channel(1);
             let context = ShardContext {
@@ -372,6 +385,7 @@ impl Server {
             runtime: RuntimeKind::default(),
             log_sync: LogSync::default(),
             file_workers: 2,
+            files_max: u64::MAX,
             disk,
             watchdog: WatchdogConfig::default(),
             on_fatal: Arc::new(|shard, why| {
