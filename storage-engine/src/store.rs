@@ -171,6 +171,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether a data directory holds a store.
+    pub fn stands_in(root: &Path) -> io::Result<bool> {
+        root.join(FILE).try_exists()
+    }
+
     /// Takes the lock that keeps a second server out of the directory; it is held as long as the
     /// file is open. `WouldBlock` if another process has it.
     pub fn lock(root: &Path) -> io::Result<std::fs::File> {
