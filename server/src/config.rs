@@ -73,13 +73,14 @@ keys::config! {
         segment_bytes: u64 = 64 << 20, Bound::Blocks(1 << 20, 1 << 30);
         /// Segments kept by a shard before the rooms that pin the oldest are snapshotted.
         segments_max: u64 = 16, Bound::Range(2, 65_536);
-        /// How a batch is made durable: `fdatasync` after the write, `dsync` (one write with
-        /// RWF_DSYNC, faster where the disk has a durable cache), or `thread` (as `dsync`, on a
-        /// thread of its own: for machines with more work than cores).
-        sync: WalSync = WalSync::Fdatasync, Bound::Any;
-        /// Microseconds that a commit may wait for company. Acknowledgements wait for it, delivery
-        /// to peers does not.
-        commit_delay_us: u64 = 1_000, Bound::Range(0, 2_000);
+        /// How a batch is made durable: `dsync` (one write with RWF_DSYNC), `fdatasync` (a write, and
+        /// an fdatasync linked to it), or `thread` (as `dsync`, on a thread of its own: for machines
+        /// with more work than cores). The glommio runtime always uses a thread.
+        sync: WalSync = WalSync::Dsync, Bound::Any;
+        /// Microseconds that a commit may wait for company. At rest an update is committed at once;
+        /// under load commits keep half of this as their distance, and a batch that is durable may
+        /// be noticed as much later. Acknowledgements wait for it, delivery to peers does not.
+        commit_delay_us: u64 = 2_000, Bound::Range(0, 2_000);
         /// Pending bytes at which a commit does not wait.
         commit_bytes: usize = 256 << 10, Bound::Range(0, 64 << 20);
     }
@@ -135,13 +136,13 @@ keys::config! {
         /// Connections of the whole server; a further one is answered 503. The file limit of the
         /// process may allow fewer.
         connections_max: usize = 1_000_000, Bound::Range(1, 1 << 24);
-        /// Bytes waiting for one session above which its updates are replaced by one diff and its
-        /// presence by the latest.
+        /// Bytes of updates kept for the sessions of a room that are behind; above it each is told
+        /// by one diff. Of presence, they are told the latest in any case.
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
-        /// Bytes waiting for one session above which it is closed with 1013 (try again later).
+        /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
-        /// Milliseconds that a session may stay above `limits.queue_soft_bytes` before it is closed
-        /// with 1013 (try again later).
+        /// Milliseconds within which a client must take what its socket holds back, else its
+        /// connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Commands that wait for a room that is loading; at the cap their connections are not
         /// read any further.

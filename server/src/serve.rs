@@ -9,7 +9,7 @@ use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
     Access, ControlRequest, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
 };
-use collabblocks_storage_engine::{Engine, EngineConfig, Store};
+use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -63,8 +63,14 @@ pub fn serve_until(
         .map_err(|_| ServeError::Start("more than 65,535 cores".into()))?;
     let entropy = entropy()?;
     let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
-    let engine_config = engine_config(config, shards, &entropy);
-    let store = Store::open(&disk, prepared.lock.data(), shards, &engine_config, entropy)?;
+    let engine_config = engine_config(config, shards);
+    let store = Arc::new(Store::open(
+        &disk,
+        prepared.lock.data(),
+        shards,
+        &engine_config,
+        entropy,
+    )?);
     let control_listener = match config.control_listen {
         Some(address) => Some(TcpListener::bind(address).map_err(|error| ServeError::Io {
             what: "control_listen cannot be bound",
@@ -77,14 +83,10 @@ pub fn serve_until(
     let (passed_sender, sockets) = mpsc::channel(PASSED_SOCKETS_MAX);
     let makers = (0..shards)
         .map(|number| {
-            let mut engine_config = engine_config.clone();
-            engine_config.log.salt_seed =
-                engine_config.log.salt_seed.wrapping_add(u64::from(number));
             let maker = Maker {
                 disk: disk.clone(),
-                dir: store.shard_dir(number),
-                identity: store.identity(number),
-                engine: engine_config,
+                store: store.clone(),
+                engine: engine_config.clone(),
                 shard: shard_config(config, ShardId(number), shards),
             };
             Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Watched>
@@ -103,6 +105,7 @@ pub fn serve_until(
             config::WalSync::Thread => LogSync::Thread,
         })
         .files_max(prepared.files_max)
+        .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
             ..WatchdogConfig::default()
@@ -135,18 +138,20 @@ pub fn serve_until(
 /// Makes a shard on its own thread.
 struct Maker {
     disk: Arc<dyn Disk>,
-    dir: std::path::PathBuf,
-    identity: collabblocks_wal::Identity,
+    store: Arc<Store>,
     engine: EngineConfig,
     shard: ShardConfig,
 }
 
 impl Maker {
     fn make(self, context: &ShardContext) -> Result<Watched, String> {
-        let (engine, report) = Engine::open(&self.disk, &self.dir, self.identity, self.engine)
+        let number = context.shard.0;
+        let (engine, report) = self
+            .store
+            .open_shard(&self.disk, number, &self.engine)
             .map_err(|error| error.to_string())?;
         tracing::info!(
-            shard = self.identity.shard,
+            shard = number,
             rooms = report.rooms,
             records = report.records,
             torn_at = report.torn_at.map(|lsn| lsn.0),
@@ -195,12 +200,10 @@ fn entropy() -> Result<[u8; 32], ServeError> {
     Ok(bytes)
 }
 
-fn engine_config(config: &Config, shards: u16, entropy: &[u8; 32]) -> EngineConfig {
-    let seed = entropy[..8].try_into().expect("eight bytes");
+fn engine_config(config: &Config, shards: u16) -> EngineConfig {
     EngineConfig {
         log: LogConfig {
             segment_bytes: config.wal.segment_bytes,
-            salt_seed: u64::from_le_bytes(seed),
             ..LogConfig::default()
         },
         limits: config.limits.guard(),

@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc as tokio_mpsc;
 
 /// Connections that wait to be accepted, for each core and address.
@@ -44,6 +45,7 @@ pub struct Builder {
     cores: Vec<usize>,
     runtime: RuntimeKind,
     log_sync: LogSync,
+    log_lag: Duration,
     file_workers: usize,
     files_max: u64,
     disk: Arc<dyn Disk>,
@@ -75,6 +77,13 @@ impl Builder {
     /// How the log is made durable.
     pub fn log_sync(mut self, sync: LogSync) -> Self {
         self.log_sync = sync;
+        self
+    }
+
+    /// How long a batch that is durable may wait, under load, to be noticed together with something
+    /// else that wakes the core; 0 by default. Only the ring runtime makes use of it.
+    pub fn log_lag(mut self, lag: Duration) -> Self {
+        self.log_lag = lag;
         self
     }
 
@@ -168,6 +177,7 @@ impl Builder {
                 heartbeat: heartbeat.clone(),
                 log_sync: self.log_sync,
                 sockets_below,
+                log_lag: self.log_lag,
             };
             let (go, listeners) = sync_channel(1);
             let context = ShardContext {
@@ -384,6 +394,7 @@ impl Server {
             cores: Vec::new(),
             runtime: RuntimeKind::default(),
             log_sync: LogSync::default(),
+            log_lag: Duration::ZERO,
             file_workers: 2,
             files_max: u64::MAX,
             disk,

@@ -26,6 +26,8 @@ pub(crate) enum Closing {
 pub(crate) struct Commit {
     /// When the oldest record that waits was appended.
     pub(crate) pending_since: Option<Nanos>,
+    /// When the last write was handed out; `None` before the first.
+    pub(crate) began_at: Option<Nanos>,
     /// When the last write ended.
     pub(crate) written_at: Nanos,
     pub(crate) closing: Closing,
@@ -61,7 +63,6 @@ impl Engine {
             self.end_log();
         }
         if self.log.pending_bytes() == 0 {
-            self.commit.pending_since = None;
             if self.commit.closing != Closing::No || !self.log.needs_seal() {
                 return;
             }
@@ -77,19 +78,25 @@ impl Engine {
         } else if self.commit.closing == Closing::No
             && self.log.pending_bytes() < self.config.commit_bytes
         {
+            // At rest an update is committed at once. Under load commits keep a distance of half
+            // the delay and then go along with whatever wakes the core, at the latest by a timer.
+            let delay = nanos(self.config.commit_delay);
             let since = *self.commit.pending_since.get_or_insert(now);
-            let commit_at = since.saturating_add(nanos(self.config.commit_delay));
-            if now < commit_at {
-                next.at(commit_at);
+            let soon = self
+                .commit
+                .began_at
+                .map_or(now, |at| at.saturating_add(delay / 2));
+            if now < soon {
+                next.at(since.saturating_add(delay));
                 return;
             }
         }
         match self.log.next_write() {
             Some(job) => {
-                // What did not fit into this batch has waited as long.
-                if self.log.pending_bytes() == 0 {
-                    self.commit.pending_since = None;
-                }
+                // What did not fit into this batch has waited long enough, and goes with the next.
+                let all = self.log.pending_bytes() == 0;
+                self.commit.began_at = all.then_some(now);
+                self.commit.pending_since = None;
                 requests.push(Request::Write(job));
             }
             // The next segment is not prepared; one that failed is tried for again by later calls.

@@ -51,7 +51,7 @@ impl Default for EngineConfig {
             log: LogConfig::default(),
             limits: Limits::default(),
             segments_max: 8,
-            commit_delay: Duration::from_millis(1),
+            commit_delay: Duration::from_millis(2),
             commit_bytes: 256 << 10,
             seal_after: Duration::from_millis(50),
             evict_after: Duration::from_secs(60),

@@ -123,13 +123,13 @@ impl Engine {
                 });
             }
         };
+        self.commit.pending_since.get_or_insert(now);
         let Some(appended) = self.log_update(id, bytes) else {
             self.quarantine(id, before);
             return Err(Refusal::Unavailable("the server's disk is behind"));
         };
         self.document_bytes = (self.document_bytes + after).saturating_sub(before);
         self.log_bytes += bytes.len() as u64;
-        self.commit.pending_since.get_or_insert(now);
         let room = self.rooms.get(id).expect("the room is in use");
         Ok(Outcome {
             durable_at: appended.durable_at,

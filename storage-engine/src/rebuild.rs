@@ -179,6 +179,10 @@ mod tests {
     fn a_room_in_quarantine_is_made_again_from_the_log() {
         let sim = SimDisk::new();
         let mut engine = open(&sim);
+        // A commit just now, so that the next one waits.
+        let (earlier, _) = engine.attach(0, "earlier");
+        engine.apply(0, earlier, UPDATES[0], false).unwrap();
+        settle(&mut engine, &sim, 0);
         let (id, _) = engine.attach(0, "room");
         for update in UPDATES {
             engine.apply(0, id, update, false).unwrap();

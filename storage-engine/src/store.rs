@@ -176,21 +176,6 @@ impl Store {
         root.join(FILE).try_exists()
     }
 
-    /// Takes the lock that keeps a second server out of the directory; it is held as long as the
-    /// file is open. `WouldBlock` if another process has it.
-    pub fn lock(root: &Path) -> io::Result<std::fs::File> {
-        std::fs::create_dir_all(root)?;
-        let file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(root.join("lock"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(std::fs::TryLockError::Error(error)) => Err(error),
-        }
-    }
-
     /// The store's random id.
     pub fn id(&self) -> [u8; 16] {
         self.file.id

@@ -127,8 +127,17 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                     room.apply(&again.encode_state().unwrap(), false, &limits),
                     Ok(Applied::Known)
                 );
-                let other = in_another_order(&updates, &mut random).encode_state().unwrap();
-                writeln!(answers, "{} {} {}", to_hex(&state), to_hex(&vector), to_hex(&other)).unwrap();
+                let other = in_another_order(&updates, &mut random)
+                    .encode_state()
+                    .unwrap();
+                writeln!(
+                    answers,
+                    "{} {} {}",
+                    to_hex(&state),
+                    to_hex(&vector),
+                    to_hex(&other)
+                )
+                .unwrap();
             }
             "split" => {
                 let state = room.encode_state().unwrap();

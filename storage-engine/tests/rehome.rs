@@ -183,15 +183,3 @@ fn what_is_missing_or_from_the_future_is_refused() {
     ));
     assert!(disk.len(&file).is_ok());
 }
-
-#[test]
-fn a_second_server_does_not_get_the_lock() {
-    let dir = tempfile::tempdir().unwrap();
-    let held = Store::lock(dir.path()).unwrap();
-    assert_eq!(
-        Store::lock(dir.path()).unwrap_err().kind(),
-        std::io::ErrorKind::WouldBlock
-    );
-    drop(held);
-    Store::lock(dir.path()).unwrap();
-}

@@ -49,19 +49,20 @@ impl Server {
             .args(SMALL);
         command.arg("--data").arg(data).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        loop {
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut server = Server {
+            child,
+            log,
+            address: String::new(),
+        };
+        while server.address.is_empty() {
             let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended");
+            let read = server.log.read_line(&mut line).unwrap();
+            assert!(read > 0, "the server ended");
             let event: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON");
-            if let Some(address) = event["address"].as_str() {
-                return Server {
-                    address: address.into(),
-                    child,
-                    log,
-                };
-            }
+            server.address = event["address"].as_str().unwrap_or_default().into();
         }
+        server
     }
 
     fn stop(mut self) -> Option<i32> {
@@ -71,6 +72,14 @@ impl Server {
         let mut rest = String::new();
         while self.log.read_line(&mut rest).unwrap() > 0 {}
         self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

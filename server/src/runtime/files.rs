@@ -155,3 +155,66 @@ impl<W: Work> JobSender<W> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use collabblocks_wal::FsDisk;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    /// Doubles a number; panics on an odd one.
+    struct Double(u32);
+
+    impl Work for Double {
+        type Done = u32;
+
+        fn run(self, _: &dyn Disk) -> u32 {
+            assert!(self.0.is_multiple_of(2), "{} is odd", self.0);
+            self.0 * 2
+        }
+    }
+
+    #[test]
+    fn all_work_is_done_and_a_panic_is_reported_and_survived() {
+        let (panics, panicked) = channel();
+        let workers = FileWorkers::start(2, Arc::new(FsDisk::default()), move |why: &str| {
+            panics.send(why.to_owned()).unwrap();
+        })
+        .unwrap();
+        let (done, results) = channel();
+        let mut sender = workers.sender(done, Arc::new(Wake::new().unwrap()));
+        sender.send(Double(3));
+        // More than the queue holds: the rest waits with its shard.
+        (0..1000).for_each(|number| sender.send(Double(number * 2)));
+        let mut sum = 0;
+        for _ in 0..1000 {
+            while sender.retry() {
+                std::thread::yield_now();
+            }
+            sum += results.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        assert_eq!(sum, 4 * 999 * 1000 / 2);
+        assert_eq!(
+            panicked.recv_timeout(Duration::from_secs(20)),
+            Ok("3 is odd".to_owned())
+        );
+        drop(sender);
+        drop(workers);
+    }
+
+    #[test]
+    fn a_sleeping_shard_is_woken_when_its_work_is_done() {
+        let workers = FileWorkers::start(1, Arc::new(FsDisk::default()), |_: &str| {}).unwrap();
+        let (done, results) = channel();
+        let wake = Arc::new(Wake::new().unwrap());
+        let mut sender = workers.sender(done, wake.clone());
+        wake.falls_asleep();
+        sender.send(Double(4));
+        let mut counter = [0; 8];
+        assert_eq!(rustix::io::read(wake.event(), &mut counter), Ok(8));
+        assert_eq!(results.try_recv(), Ok(8));
+        assert!(!wake.must_wake(), "one wake is enough");
+        drop(sender);
+    }
+}

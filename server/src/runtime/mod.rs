@@ -13,6 +13,7 @@ use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId}
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 /// What a runtime drives: `shard::Shard`, and in tests a toy. Lives on its core's thread.
@@ -81,6 +82,8 @@ pub struct Ports {
     pub log_sync: LogSync,
     /// Accepted sockets have descriptors below this; the rest is for the log and other files.
     pub sockets_below: u64,
+    /// How long a batch that ended may wait to be noticed with something else, under load.
+    pub log_lag: Duration,
 }
 
 /// Descriptors that sockets leave to the log, snapshots and manifests, which would fail without:

@@ -14,8 +14,8 @@ pub enum To {
     Conn(ConnId),
     /// One connection, in slices.
     Stream(ConnId, Stream),
-    /// All sessions of a room (strict durability), its author's echo included.
-    Room(RoomId),
+    /// All sessions of a room but the one that wrote it.
+    Room(RoomId, ConnId),
 }
 
 #[derive(Debug)]
@@ -57,6 +57,12 @@ impl Acks {
                 len: held.bytes,
             },
         ))
+    }
+
+    /// Frames held for a room.
+    pub fn held_for(&self, room: RoomId) -> usize {
+        let of = |held: &&Held| matches!(held.to, To::Room(id, _) if id == room);
+        self.queue.iter().filter(of).count()
     }
 
     /// Bytes held.

@@ -21,12 +21,16 @@ impl Shard {
                 "the server has as many connections as it may have; try later",
             );
         } else if self.drain != Drain::No {
-            self.refuse(
-                id,
-                503,
-                "the server is shutting down; try again in a moment",
-            );
+            self.refuse_draining(id);
         }
+    }
+
+    fn refuse_draining(&mut self, id: ConnId) {
+        self.refuse(
+            id,
+            503,
+            "the server is shutting down; try again in a moment",
+        );
     }
 
     pub(super) fn on_handed_off(
@@ -37,6 +41,9 @@ impl Shard {
         effects: &mut Effects,
     ) {
         self.insert(id, Connection::new(id, handoff.loopback, now));
+        if self.drain != Drain::No {
+            return self.refuse_draining(id);
+        }
         self.on_head(now, id, handoff.bytes, effects);
     }
 
@@ -154,7 +161,8 @@ impl Shard {
         if self.rooms.len() <= slot {
             self.rooms.resize_with(slot + 1, || None);
         }
-        let room = self.rooms[slot].get_or_insert_with(|| Box::new(Room::new(room_id)));
+        let room = self.rooms[slot]
+            .get_or_insert_with(|| Box::new(Room::new(room_id, self.acks.held_for(room_id))));
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
         room.loading.push(id);
         let full =

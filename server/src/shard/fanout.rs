@@ -13,13 +13,20 @@ impl Shard {
     pub(super) fn on_turn_end(&mut self, now: Instant, effects: &mut Effects) {
         self.sweep(now);
         self.continue_streams();
+        // In a turn of its own, as a connection is sent to but once a turn.
+        let closes = self.drain == Drain::Flushed;
+        if closes {
+            self.close_all(now);
+        }
         let closed = self.drain == Drain::Flushing && self.engine.close(now.0);
         // The disk first: it works while the sends are made.
         let storage = self.flush_storage(now, effects);
         self.flush_rooms(now, effects);
         self.flush_touched(now, effects);
-        if closed && self.acks.is_empty() {
-            self.drained(now, effects);
+        if closes {
+            effects.list.push(Effect::Reply(ControlReply::Drained));
+        } else if closed && self.acks.is_empty() {
+            self.drain = Drain::Flushed;
         }
         self.set_timer(now, storage, effects);
     }
@@ -173,25 +180,29 @@ impl Shard {
         self.streaming = streaming;
     }
 
-    fn drained(&mut self, now: Instant, effects: &mut Effects) {
+    fn close_all(&mut self, now: Instant) {
         self.drain = Drain::Done;
         for slot in 0..self.connections.len() {
             if let Some(id) = self.id_at(slot) {
                 self.close(now, id, 1012, "the server restarts; connect again", true);
             }
         }
-        self.flush_rooms(now, effects);
-        self.flush_touched(now, effects);
-        effects.list.push(Effect::Reply(ControlReply::Drained));
     }
 
     fn set_timer(&mut self, now: Instant, storage: Option<u64>, effects: &mut Effects) {
         let streams = (!self.streaming.is_empty()).then_some(now);
         let late_touch = (!self.touched.is_empty() || !self.dirty.is_empty()).then_some(now);
-        let next = [storage.map(Instant), self.sweep.next, streams, late_touch]
-            .into_iter()
-            .flatten()
-            .min();
+        let closing = (self.drain == Drain::Flushed).then_some(now);
+        let next = [
+            storage.map(Instant),
+            self.sweep.next,
+            streams,
+            late_touch,
+            closing,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         if let Some(at) = next
             && self.timer.is_none_or(|set| at < set)
         {

@@ -57,6 +57,8 @@ enum Drain {
     No,
     /// Waiting for the log.
     Flushing,
+    /// All is durable and said: the next turn closes.
+    Flushed,
     /// Close frames are out.
     Done,
 }

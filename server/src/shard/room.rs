@@ -121,13 +121,15 @@ pub struct Room {
     /// Sessions that are behind.
     pub behind: usize,
     backlog: Option<Box<Backlog>>,
+    /// Updates that the document has and that are relayed only once they are durable.
+    pub held: usize,
     /// The slices of the room's whole state, while somebody is still getting them.
     pub whole_state: Option<WholeState>,
 }
 
 impl Room {
-    /// A room nobody is in yet.
-    pub fn new(id: RoomId) -> Self {
+    /// A room nobody is in yet; `held` counts what was written to it before all left and is not relayed yet.
+    pub fn new(id: RoomId, held: usize) -> Self {
         Self {
             id,
             sessions: Vec::new(),
@@ -138,6 +140,7 @@ impl Room {
             stream_offset: 0,
             behind: 0,
             backlog: None,
+            held,
             whole_state: None,
         }
     }
@@ -189,10 +192,11 @@ mod tests {
     };
 
     fn room() -> Room {
-        Room::new(RoomId {
+        let id = RoomId {
             slot: 0,
             generation: 0,
-        })
+        };
+        Room::new(id, 0)
     }
 
     fn turn(room: &mut Room, frames: &[(&[u8], Option<ConnId>)], max: usize) {

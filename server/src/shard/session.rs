@@ -179,6 +179,7 @@ impl Shard {
                     relay,
                     if cut { relay } else { Some(update) },
                     outcome.durable_at,
+                    reply,
                 );
                 if cut {
                     self.count_refused("gap_cut");
@@ -195,7 +196,9 @@ impl Shard {
         }
     }
 
-    /// Relays an update to the room and echoes it to its sender once it is durable.
+    /// Relays an update to the room and echoes it to its sender once it is durable. A reply may hold
+    /// what others wrote and lost to a crash: it would tell them that it is safe, so it is relayed once
+    /// it is, and what follows it waits with it, as it may build on it.
     fn accept(
         &mut self,
         id: ConnId,
@@ -203,18 +206,19 @@ impl Shard {
         relay: Option<&[u8]>,
         echo: Option<&[u8]>,
         at: Lsn,
+        reply: bool,
     ) {
-        if self.config.strict || relay.is_none() {
+        let waits = self.config.strict || reply || self.room(room_id).held > 0;
+        if waits || relay.is_none() {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();
             if let Some(bytes) = relay.or(echo) {
                 y_websocket::update(bytes, &mut frame);
-                let to = if relay.is_some() {
-                    To::Room(room_id)
-                } else {
-                    To::Conn(id)
-                };
-                self.acks.hold(at, to, &frame);
+                if relay.is_some() {
+                    self.room(room_id).held += 1;
+                    self.acks.hold(at, To::Room(room_id, id), &frame);
+                }
+                self.acks.hold(at, To::Conn(id), &frame);
             }
             self.scratch = frame;
         } else if let Some(bytes) = relay {
@@ -382,14 +386,19 @@ impl Shard {
                         self.streaming.push(id);
                     }
                 }
-                To::Room(room_id) => {
+                To::Room(room_id, author) => {
                     if self.rooms[room_id.slot as usize]
                         .as_ref()
                         .is_some_and(|r| r.id == room_id)
                     {
                         let room = self.touch_room(room_id);
                         bytes.append_to(&mut room.turn.bytes);
-                        room.turn.frame_done(None);
+                        room.turn.frame_done(Some(author));
+                        room.held = (room.held.checked_sub(1))
+                            .expect("each frame held for a room is counted");
+                        if let Some(session) = self.session(author) {
+                            session.wrote = true;
+                        }
                     }
                 }
             }
@@ -412,7 +421,7 @@ impl Shard {
         }
         let room_id = session.room;
         let mut vector = Vec::new();
-        if self.config.strict {
+        if self.room(room_id).held > 0 {
             // The document is ahead of what was relayed; only the whole state surely has it all.
             vector.push(0);
         } else {

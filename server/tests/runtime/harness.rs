@@ -55,7 +55,7 @@ impl Set {
         let (replies_in, replies) = tokio::sync::mpsc::unbounded_channel();
         let (passed_in, passed) = tokio::sync::mpsc::channel(2);
         let fatal = Arc::new(Mutex::new(Vec::new()));
-        let usable = placement::choose(&placement::Cores::Auto).unwrap();
+        let usable = placement::choose(&collabblocks_server::config::Cores::Auto).unwrap();
         let cores = (0..self.shards)
             .map(|shard| usable[shard % usable.len()])
             .collect();

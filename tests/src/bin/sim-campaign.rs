@@ -2,7 +2,9 @@
 
 use clap::Parser;
 use collabblocks_tests::sim;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Simulates many worlds and reports the seeds that break a promise.
@@ -20,13 +22,19 @@ struct Arguments {
     /// Threads, at most two.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=2))]
     threads: u64,
+    /// Tell all that happens.
+    #[arg(long)]
+    print: bool,
 }
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let (next, failed, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let seen = Mutex::new(BTreeMap::<&str, u64>::new());
     let began = Instant::now();
-    let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let limit = arguments
+        .minutes
+        .map(|minutes| Duration::from_secs(60 * minutes));
     // What a failing seed panics with is reported by this program.
     std::panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| {
@@ -38,9 +46,13 @@ fn main() -> std::process::ExitCode {
                         break;
                     }
                     let seed = arguments.from + n;
-                    match sim::run(seed, false) {
+                    match sim::run(seed, arguments.print) {
                         Ok(outcome) => {
                             acknowledged.fetch_add(outcome.acknowledged, Ordering::Relaxed);
+                            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                            for (what, times) in outcome.seen {
+                                *seen.entry(what).or_insert(0) += times;
+                            }
                         }
                         Err(why) => {
                             failed.fetch_add(1, Ordering::Relaxed);
@@ -58,6 +70,10 @@ fn main() -> std::process::ExitCode {
         "{ran} seeds in {:.1} s, {} acknowledgements, {failed} failed",
         began.elapsed().as_secs_f64(),
         acknowledged.into_inner()
+    );
+    println!(
+        "{:?}",
+        seen.into_inner().unwrap_or_else(PoisonError::into_inner)
     );
     match failed {
         0 => std::process::ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use super::document::Document;
 use super::frames::{self, BINARY, CLOSE, PING, PONG};
 use super::plan::{Role, SECOND};
 use super::rng::Rng;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How often a client says that it is still present.
 const RENEW: u64 = SECOND;
@@ -27,6 +27,8 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 struct Sent {
     bytes: Vec<u8>,
+    /// A reply, which holds all that the server lacked.
+    reply: bool,
     /// It may have built on what the server did not know yet: then the step 2 that followed it
     /// carries its content, and it has no echo.
     may_be_skipped: bool,
@@ -49,15 +51,24 @@ pub(crate) struct Client {
     greeted: bool,
     input: Vec<u8>,
     sent: VecDeque<Sent>,
+    /// What was echoed, or relayed from another client that happened to send the same: the next echo
+    /// that can be nothing else makes it clear, as echoes come in order.
+    unclear: Vec<Vec<u8>>,
+    /// What of its own was echoed on this connection.
+    echoed: BTreeSet<Vec<u8>>,
+    /// Answers come whole: an update that comes is an echo or another client's.
+    whole_answers: bool,
     clock: u64,
     state: String,
     announced_at: u64,
     /// The others it has heard of.
     others: BTreeMap<u64, (u64, Option<String>)>,
+    /// How far its own content has come back to it.
+    pub returned: u32,
 }
 
 impl Client {
-    pub fn new(id: u64, role: Role, room: usize, retry_at: u64) -> Self {
+    pub fn new(id: u64, role: Role, room: usize, retry_at: u64, whole_answers: bool) -> Self {
         Self {
             id,
             role,
@@ -72,10 +83,14 @@ impl Client {
             greeted: false,
             input: Vec::new(),
             sent: VecDeque::new(),
+            unclear: Vec::new(),
+            echoed: BTreeSet::new(),
+            whole_answers,
             clock: 0,
             state: format!("{{\"client\":{id}}}"),
             announced_at: 0,
             others: BTreeMap::new(),
+            returned: 0,
         }
     }
 
@@ -86,6 +101,8 @@ impl Client {
         self.out = frames::upgrade(room);
         self.input.clear();
         self.sent.clear();
+        self.unclear.clear();
+        self.echoed.clear();
         self.synced = false;
         self.reading = true;
         self.greeted = false;
@@ -99,6 +116,8 @@ impl Client {
         self.link = None;
         self.out.clear();
         self.sent.clear();
+        self.unclear.clear();
+        self.echoed.clear();
         self.attempts = (self.attempts + 1).min(4);
         let wait = SECOND / 20 * (1 << self.attempts);
         self.phase = Phase::Offline {
@@ -116,6 +135,11 @@ impl Client {
         self.out.is_empty() && self.sent.iter().all(|sent| sent.may_be_skipped)
     }
 
+    /// What has not been echoed.
+    pub fn unsettled(&self) -> Vec<&[u8]> {
+        self.sent.iter().map(|sent| sent.bytes.as_slice()).collect()
+    }
+
     /// The clients it sees.
     pub fn sees(&self) -> Vec<u64> {
         let others = self.others.iter().filter(|(_, (_, state))| state.is_some());
@@ -128,7 +152,7 @@ impl Client {
             && self.phase == Phase::Open
         {
             self.message(&frames::sync(2, &update), rng);
-            self.expect(update);
+            self.expect(update, false);
         }
     }
 
@@ -153,9 +177,10 @@ impl Client {
         }
     }
 
-    fn expect(&mut self, bytes: Vec<u8>) {
+    fn expect(&mut self, bytes: Vec<u8>, reply: bool) {
         self.sent.push_back(Sent {
             bytes,
+            reply,
             may_be_skipped: false,
         });
     }
@@ -192,7 +217,8 @@ impl Client {
             };
             let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
             if !head.starts_with("HTTP/1.1 101 ") {
-                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ") {
+                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ")
+                {
                     true => Ok(()),
                     false => Err(format!("a good request was answered with {head:?}")),
                 };
@@ -209,10 +235,14 @@ impl Client {
                 BINARY => self.on_message(&payload, rng, acknowledged)?,
                 PING => frames::masked(PONG, &payload, rng, &mut self.out),
                 CLOSE => {
-                    let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                    let code = payload
+                        .first_chunk()
+                        .map_or(1005, |code| u16::from_be_bytes(*code));
                     if !matches!(code, 1000 | 1001 | 1011 | 1012 | 1013) {
                         let reason = String::from_utf8_lossy(&payload[2..]);
-                        return Err(format!("an honest client was closed with {code} {reason:?}"));
+                        return Err(format!(
+                            "an honest client was closed with {code} {reason:?}"
+                        ));
                     }
                     frames::masked(CLOSE, &payload, rng, &mut self.out);
                 }
@@ -222,7 +252,12 @@ impl Client {
         Ok(())
     }
 
-    fn on_message(&mut self, mut message: &[u8], rng: &mut Rng, acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+    fn on_message(
+        &mut self,
+        mut message: &[u8],
+        rng: &mut Rng,
+        acknowledged: &mut Vec<Vec<u8>>,
+    ) -> Result<(), String> {
         let rest = &mut message;
         match frames::read_uint(rest) {
             0 => {
@@ -255,17 +290,50 @@ impl Client {
         let reply = self.document.diff(vector);
         self.message(&frames::sync(1, &reply), rng);
         if reply != [0, 0] {
-            self.expect(reply);
+            // Of others it may hold what builds on content that is nowhere now; the rest is echoed.
+            let may_be_cut = !Document::is_own(&reply, self.id);
+            self.expect(reply, true);
+            if let Some(sent) = self.sent.back_mut() {
+                sent.may_be_skipped = may_be_cut;
+            }
         }
     }
 
     fn on_update(&mut self, update: &[u8], acknowledged: &mut Vec<Vec<u8>>) -> Result<(), String> {
+        self.returned = self.returned.max(Document::reach(update, self.id));
+        let own = Document::is_own(update, self.id);
         if let Some(index) = self.sent.iter().position(|sent| sent.bytes == update) {
-            if let Some(before) = self.sent.iter().take(index).find(|sent| !sent.may_be_skipped) {
-                return Err(format!("update {update:?} was echoed before {:?}", before.bytes));
+            match self
+                .sent
+                .iter()
+                .take(index)
+                .find(|sent| !sent.may_be_skipped)
+            {
+                None => {
+                    let reply = self
+                        .sent
+                        .drain(..=index)
+                        .next_back()
+                        .is_some_and(|sent| sent.reply);
+                    if own && !reply {
+                        self.echoed.insert(update.to_vec());
+                    }
+                    self.unclear.push(update.to_vec());
+                }
+                Some(before) if own => {
+                    return Err(format!(
+                        "update {update:?} was echoed before {:?}",
+                        before.bytes
+                    ));
+                }
+                // Another client's.
+                Some(_) => {}
             }
-            self.sent.drain(..=index);
-            acknowledged.push(update.to_vec());
+            if own {
+                acknowledged.append(&mut self.unclear);
+            }
+        } else if self.whole_answers && self.echoed.contains(update) {
+            return Err(format!("update {update:?} was echoed twice"));
         }
         self.document.apply(update)
     }
@@ -276,7 +344,8 @@ impl Client {
         for _ in 0..frames::read_uint(body) {
             let client = frames::read_uint(body);
             let clock = frames::read_uint(body);
-            let state = String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
+            let state =
+                String::from_utf8(frames::read_bytes(body).to_vec()).expect("a state is text");
             let state = (state != "null").then_some(state);
             if client == self.id {
                 if clock > self.clock || (clock == self.clock && state.is_none()) {

@@ -10,7 +10,17 @@ use yrs::{
     StateVector, Text, TextPrelim, Transact, Update,
 };
 
-const WORDS: &[&str] = &["a", "be", "sea ", "\n", "😀", "x😀y", "𝒳𝒴", "éà", "a longer run of words "];
+const WORDS: &[&str] = &[
+    "a",
+    "be",
+    "sea ",
+    "\n",
+    "😀",
+    "x😀y",
+    "𝒳𝒴",
+    "éà",
+    "a longer run of words ",
+];
 const KEYS: &[&str] = &["k", "l", "m"];
 
 /// A Yjs document in a client's hands.
@@ -23,6 +33,8 @@ impl Document {
     pub fn new(client: u64) -> Self {
         let mut options = Options::with_client_id(ClientID::new(client));
         options.offset_kind = OffsetKind::Utf16;
+        // Deletions that tidy up after others would be updates of their own in Yjs; yrs keeps them to itself.
+        options.cleanup_formatting = false;
         let doc = Doc::with_options(options);
         doc.get_or_insert_text("text");
         doc.get_or_insert_map("map");
@@ -40,7 +52,7 @@ impl Document {
         match kind {
             0..=9 => {
                 let at = place(&text.get_string(&txn), rng);
-                text.insert(&mut txn, at, *rng.pick::<&str>(WORDS));
+                text.insert(&mut txn, at, rng.pick::<&str>(WORDS));
             }
             10..=12 => {
                 let now = text.get_string(&txn);
@@ -64,11 +76,11 @@ impl Document {
                 map.insert(&mut txn, *rng.pick(KEYS), rng.range(0..1000) as i64);
             }
             15 => {
-                map.remove(&mut txn, *rng.pick::<&str>(KEYS));
+                map.remove(&mut txn, rng.pick::<&str>(KEYS));
             }
             16 => {
                 let nested = map.insert(&mut txn, "nested", TextPrelim::new("in "));
-                nested.insert(&mut txn, 1, *rng.pick::<&str>(WORDS));
+                nested.insert(&mut txn, 1, rng.pick::<&str>(WORDS));
             }
             17..=18 => {
                 let at = rng.range(0..u64::from(array.len(&txn)) + 1) as u32;
@@ -90,24 +102,52 @@ impl Document {
         (update != [0, 0]).then_some(update)
     }
 
-    /// Applies an update of the server's. It always fits: nothing it builds on is missing.
+    /// Applies an update of the server's.
     pub fn apply(&mut self, update: &[u8]) -> Result<(), String> {
-        let update = Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
+        let update =
+            Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
         let mut txn = self.doc.transact_mut();
-        txn.apply_update(update).map_err(|e| format!("the server's update does not apply: {e}"))?;
-        match txn.has_missing_updates() {
-            true => Err("the server sent what builds on content it did not send".into()),
-            false => Ok(()),
-        }
+        txn.apply_update(update)
+            .map_err(|e| format!("the server's update does not apply: {e}"))
+    }
+
+    /// Whether it holds updates that build on what it does not have.
+    pub fn waits(&self) -> bool {
+        self.doc.transact().has_missing_updates()
+    }
+
+    /// How far a client's content goes in an update.
+    pub fn reach(update: &[u8], client: u64) -> u32 {
+        Update::decode_v1(update).map_or(0, |update| {
+            update.state_vector().get(&ClientID::new(client))
+        })
+    }
+
+    /// How far a client's content goes in the document.
+    pub fn clock(&self, client: u64) -> u32 {
+        self.doc
+            .transact()
+            .state_vector()
+            .get(&ClientID::new(client))
+    }
+
+    /// Whether nobody but this client can have made an update: it holds content, and only of its own.
+    pub fn is_own(update: &[u8], client: u64) -> bool {
+        let Ok(update) = Update::decode_v1(update) else {
+            return false;
+        };
+        let vector = update.state_vector();
+        !vector.is_empty() && vector.iter().all(|(of, _)| *of == ClientID::new(client))
     }
 
     /// What a document with this state vector lacks.
     pub fn diff(&self, vector: &[u8]) -> Vec<u8> {
-        let vector = StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
+        let vector =
+            StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
         self.doc.transact().encode_diff_v1(&vector)
     }
 
-    /// The encoded state vector. Sorted, as a hash map's order would differ from run to run.
+    /// The encoded state vector.
     pub fn state_vector(&self) -> Vec<u8> {
         self.doc.transact().state_vector().encode_v1()
     }
@@ -131,13 +171,16 @@ impl Document {
     pub fn contains_all(&self, updates: &[Vec<u8>]) -> bool {
         let mut copy = Self::new(1);
         let held = copy.apply(&self.state());
-        held.is_ok() && updates.iter().all(|update| copy.apply(update).is_ok()) && copy.snapshot() == self.snapshot()
+        held.is_ok()
+            && updates.iter().all(|update| copy.apply(update).is_ok())
+            && !copy.waits()
+            && copy.snapshot() == self.snapshot()
     }
 
     /// Whether an update holds nothing that is new to it.
     pub fn contains(&mut self, update: &[u8]) -> bool {
         let before = self.snapshot();
-        self.apply(update).is_ok() && self.snapshot() == before
+        self.apply(update).is_ok() && !self.waits() && self.snapshot() == before
     }
 }
 

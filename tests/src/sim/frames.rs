@@ -40,11 +40,21 @@ pub(crate) fn masked(opcode: u8, payload: &[u8], rng: &mut Rng, out: &mut Vec<u8
 /// Takes one whole frame of a server off the front; `None` while it is incomplete.
 pub(crate) fn take(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(first & 0xf0, 0x80, "a server's frame is final and has no reserved bit set");
+    assert_eq!(
+        first & 0xf0,
+        0x80,
+        "a server's frame is final and has no reserved bit set"
+    );
     assert_eq!(second & 0x80, 0, "a server's frame is not masked");
     let (len, start) = match second {
-        126 => (u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?) as usize, 4),
-        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize, 10),
+        126 => (
+            u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?) as usize,
+            4,
+        ),
+        127 => (
+            u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize,
+            10,
+        ),
         n => (n as usize, 2),
     };
     let payload = bytes.get(start..start + len)?.to_vec();
@@ -65,7 +75,9 @@ pub(crate) fn write_uint(mut value: u64, out: &mut Vec<u8>) {
 pub(crate) fn read_uint(bytes: &mut &[u8]) -> u64 {
     let (mut value, mut shift) = (0, 0);
     loop {
-        let (&byte, rest) = bytes.split_first().expect("a number of the server is whole");
+        let (&byte, rest) = bytes
+            .split_first()
+            .expect("a number of the server is whole");
         *bytes = rest;
         value |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {

@@ -34,12 +34,19 @@ pub(crate) fn attack(room: &str, rng: &mut Rng) -> Vec<u8> {
             while document.edit(rng).is_none() {}
             for _ in 0..12 {
                 if let Some(update) = document.edit(rng) {
-                    frames::masked(BINARY, &frames::sync(1 + rng.range(0..2) as u8, &update), rng, &mut out);
+                    frames::masked(
+                        BINARY,
+                        &frames::sync(1 + rng.range(0..2) as u8, &update),
+                        rng,
+                        &mut out,
+                    );
                 }
             }
         }
         10 => {
-            // A good update, damaged.
+            // A good update, damaged, where nobody else is: one that still reads well may say things that
+            // make replicas differ, which no server can find out.
+            out = frames::upgrade("elsewhere");
             let mut document = Document::new(stranger(rng));
             let mut update = loop {
                 if let Some(update) = document.edit(rng) {
@@ -54,7 +61,12 @@ pub(crate) fn attack(room: &str, rng: &mut Rng) -> Vec<u8> {
             // Presence of clients that do not exist, and then silence.
             let state = Some("{\"ghost\":true}");
             let ghosts = [(7001, 1, state), (7002, rng.range(0..9), state)];
-            frames::masked(BINARY, &frames::awareness(ghosts.into_iter()), rng, &mut out);
+            frames::masked(
+                BINARY,
+                &frames::awareness(ghosts.into_iter()),
+                rng,
+                &mut out,
+            );
         }
         12 => {
             // Asks for everything, and reads nothing.
@@ -78,5 +90,7 @@ fn stranger(rng: &mut Rng) -> u64 {
 }
 
 fn garbage(rng: &mut Rng, len_max: usize) -> Vec<u8> {
-    (0..1 + rng.index(len_max)).map(|_| rng.next() as u8).collect()
+    (0..1 + rng.index(len_max))
+        .map(|_| rng.next() as u8)
+        .collect()
 }

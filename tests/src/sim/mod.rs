@@ -6,12 +6,14 @@
 
 mod client;
 mod document;
+mod effects;
 mod frames;
 mod hostile;
 mod log;
 mod network;
 mod node;
 mod oracle;
+mod people;
 mod plan;
 mod process;
 mod rng;

@@ -33,11 +33,19 @@ impl Pipe {
 
     /// Bytes that fit in.
     pub fn space(&self) -> usize {
-        self.capacity.saturating_sub(self.flying_bytes + self.unread.len())
+        self.capacity
+            .saturating_sub(self.flying_bytes + self.unread.len())
     }
 
     /// Sends as many bytes as fit; pushes the times at which pieces of them arrive.
-    pub fn write(&mut self, now: u64, bytes: &[u8], latency: &Range<u64>, rng: &mut Rng, arrivals: &mut Vec<u64>) -> usize {
+    pub fn write(
+        &mut self,
+        now: u64,
+        bytes: &[u8],
+        latency: &Range<u64>,
+        rng: &mut Rng,
+        arrivals: &mut Vec<u64>,
+    ) -> usize {
         let taken = bytes.len().min(self.space());
         let mut rest = &bytes[..taken];
         while !rest.is_empty() {
@@ -59,7 +67,14 @@ impl Pipe {
         self.fly(now, Piece::End, latency, rng, arrivals);
     }
 
-    fn fly(&mut self, now: u64, piece: Piece, latency: &Range<u64>, rng: &mut Rng, arrivals: &mut Vec<u64>) {
+    fn fly(
+        &mut self,
+        now: u64,
+        piece: Piece,
+        latency: &Range<u64>,
+        rng: &mut Rng,
+        arrivals: &mut Vec<u64>,
+    ) {
         let at = (now + rng.range(latency.clone())).max(self.last_at);
         self.last_at = at;
         self.flying.push_back((at, piece));
@@ -85,11 +100,6 @@ impl Pipe {
     pub fn read(&mut self, max: usize) -> Vec<u8> {
         let n = self.unread.len().min(max);
         self.unread.drain(..n).collect()
-    }
-
-    /// Whether there is anything to read.
-    pub fn readable(&self) -> bool {
-        !self.unread.is_empty()
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Node {
     pub mail: Vec<VecDeque<Parcel>>,
     /// Sends of the last turn that the sockets did not wholly take.
     pub blocked: Vec<(ConnId, usize)>,
+    /// Connections that the peer closed or reset in this turn.
+    pub lost: Vec<ConnId>,
     pub timer: Option<u64>,
     /// When its next turn is to be.
     pub turn_at: Option<u64>,
@@ -83,6 +85,7 @@ impl Node {
             inbox: VecDeque::new(),
             mail: (0..shards).map(|_| VecDeque::new()).collect(),
             blocked: Vec::new(),
+            lost: Vec::new(),
             timer: None,
             turn_at: None,
             turn: 0,
@@ -120,17 +123,12 @@ impl Node {
         }
     }
 
-    /// A connection that was given away and could not be delivered is here again.
-    pub fn put_back(&mut self, id: ConnId, link: u64) {
-        assert_eq!(self.free.pop(), Some(id.slot), "nothing came between");
-        self.slots[id.slot as usize].generation -= 1;
-        self.free.push(id.slot);
-        assert_eq!(self.insert(link), id);
-    }
-
     pub fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
         let place = self.slots.get_mut(id.slot as usize)?;
-        place.conn.as_mut().filter(|_| place.generation == id.generation)
+        place
+            .conn
+            .as_mut()
+            .filter(|_| place.generation == id.generation)
     }
 
     /// A connection that the shard knows.

@@ -2,9 +2,12 @@
 //! directory is asked whether it keeps the promise.
 
 use super::document::Document;
-use collabblocks_storage_engine::{Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard};
+use collabblocks_storage_engine::{
+    Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard,
+};
 use collabblocks_wal::Disk;
 use collabblocks_wal::sim_disk::SimDisk;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,15 +17,28 @@ pub(crate) const ROOT: &str = "/data";
 /// The acknowledged content of every room.
 pub(crate) struct Oracle {
     rooms: Vec<(String, Vec<Vec<u8>>)>,
+    /// How far a client's own content has come back to it, by room and client.
+    returned: BTreeMap<(usize, u64), u32>,
     pub acknowledged: u64,
 }
 
 impl Oracle {
     pub fn new(rooms: &[String]) -> Self {
         Self {
-            rooms: rooms.iter().map(|name| (name.clone(), Vec::new())).collect(),
+            rooms: rooms
+                .iter()
+                .map(|name| (name.clone(), Vec::new()))
+                .collect(),
+            returned: BTreeMap::new(),
             acknowledged: 0,
         }
+    }
+
+    /// A client was sent its own content up to here: newer clients take that for an acknowledgement,
+    /// in whatever message it comes.
+    pub fn came_back(&mut self, room: usize, client: u64, clock: u32) {
+        let known = self.returned.entry((room, client)).or_default();
+        *known = clock.max(*known);
     }
 
     /// A client was told that this is safe.
@@ -34,6 +50,14 @@ impl Oracle {
     /// A document has all that was acknowledged.
     pub fn check(&self, room: usize, document: &mut Document) -> Result<(), String> {
         let (name, updates) = &self.rooms[room];
+        for ((_, client), clock) in self.returned.iter().filter(|((of, _), _)| *of == room) {
+            let have = document.clock(*client);
+            if have < *clock {
+                return Err(format!(
+                    "{name}: client {client} was sent its own content up to {clock}, and there is {have}"
+                ));
+            }
+        }
         if document.contains_all(updates) {
             return Ok(());
         }
@@ -51,7 +75,12 @@ impl Oracle {
 
     /// A data directory, which is changed by that, holds all that was acknowledged. Returns the state
     /// of every room.
-    pub fn check_disk(&self, disk: SimDisk, shards: u16, config: &EngineConfig) -> Result<Vec<Document>, String> {
+    pub fn check_disk(
+        &self,
+        disk: SimDisk,
+        shards: u16,
+        config: &EngineConfig,
+    ) -> Result<Vec<Document>, String> {
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let store = Store::open(&disk, Path::new(ROOT), shards, config, [0; 32])
             .map_err(|e| format!("the data directory does not open: {e}"))?;
@@ -100,7 +129,9 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
         for notice in notices {
             match notice {
                 Notice::RoomReady(id) if id == room => status = RoomStatus::Ready,
-                Notice::RoomFailed(_, why) => return Err(format!("{name} cannot be loaded: {why}")),
+                Notice::RoomFailed(_, why) => {
+                    return Err(format!("{name} cannot be loaded: {why}"));
+                }
                 Notice::RoomReady(_) => {}
             }
         }
@@ -109,7 +140,9 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
         return Err(format!("{name} is never ready"));
     }
     let mut state = Vec::new();
-    engine.diff(room, &[0], &mut state).map_err(|e| format!("{name}: {e}"))?;
+    engine
+        .diff(room, &[0], &mut state)
+        .map_err(|e| format!("{name}: {e}"))?;
     let mut document = Document::new(1);
     document.apply(&state)?;
     engine.detach(0, room);

@@ -11,6 +11,9 @@ pub(crate) const MICROSECOND: u64 = 1_000;
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
+/// Larger than any answer here.
+const SLICE_BYTES: usize = 256 << 10;
+
 /// How a client behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
@@ -29,6 +32,8 @@ pub(crate) enum Fault {
     Power,
     /// The same, in the middle of disk work: after so many more disk operations.
     PowerAtOperation(u64),
+    /// The same, between the next write of a log and its sync.
+    PowerInWrite,
     /// The process is killed; the disk's caches live on.
     Kill,
     /// An orderly stop and a new start.
@@ -39,8 +44,10 @@ pub(crate) enum Fault {
     NoSpace,
     /// The disk has no space left for so long.
     DiskFull(u64),
-    /// Writes and jobs take a hundred times as long, for so long.
+    /// Writes and jobs take twenty times as long, for so long.
     SlowDisk(u64),
+    /// Mailboxes between shards take nothing, for so long.
+    FullMailboxes(u64),
     /// Every connection is reset.
     Storm,
 }
@@ -71,8 +78,14 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of a seed.
     pub fn draw(rng: &mut Rng) -> Self {
-        let shards = if rng.one_in(3) { 1 } else { rng.range(1..5) as u16 };
-        let rooms: Vec<String> = (0..rng.range(1..4)).map(|n| format!("room-{n}-{}", rng.range(0..100))).collect();
+        let shards = if rng.one_in(3) {
+            1
+        } else {
+            rng.range(1..5) as u16
+        };
+        let rooms: Vec<String> = (0..rng.range(1..4))
+            .map(|n| format!("room-{n}-{}", rng.range(0..100)))
+            .collect();
         let hostile = rng.one_in(3);
         let count = rng.range(2..6) + u64::from(hostile);
         let clients = (0..count).map(|n| {
@@ -85,7 +98,7 @@ impl Plan {
         });
         let clients = clients.collect();
         let span = rng.range(SECOND / 2..3 * SECOND);
-        let step = *rng.pick(&[20, 60, 120]) * MILLISECOND;
+        let step = *rng.pick(&[10, 30, 100]) * MILLISECOND;
         let latency = *rng.pick(&[20 * MICROSECOND, MILLISECOND, 40 * MILLISECOND]);
         let log = *rng.pick(&[50 * MICROSECOND, MILLISECOND, 20 * MILLISECOND]);
         let faults = faults(rng, span);
@@ -108,6 +121,11 @@ impl Plan {
         }
     }
 
+    /// Whether no answer is so large that it comes in slices.
+    pub fn whole_answers(&self) -> bool {
+        self.limits.slice_bytes >= SLICE_BYTES
+    }
+
     /// A shard's configuration.
     pub fn shard(&self, id: u16, shards: u16) -> ShardConfig {
         ShardConfig {
@@ -126,7 +144,7 @@ fn faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
         return Vec::new();
     }
     // Swarm testing: each run has but a few kinds, so that none hides another.
-    let kinds: Vec<u64> = (0..rng.range(1..4)).map(|_| rng.range(0..9)).collect();
+    let kinds: Vec<u64> = (0..rng.range(1..4)).map(|_| rng.range(0..13)).collect();
     let mut faults: Vec<(u64, Fault)> = (0..rng.range(1..6))
         .map(|_| {
             let fault = match *rng.pick(&kinds) {
@@ -138,6 +156,8 @@ fn faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
                 5 => Fault::NoSpace,
                 6 => Fault::DiskFull(rng.range(0..span)),
                 7 => Fault::SlowDisk(rng.range(0..span)),
+                8 | 10 | 11 => Fault::PowerInWrite,
+                9 => Fault::FullMailboxes(rng.range(0..span)),
                 _ => Fault::Storm,
             };
             (rng.range(0..span), fault)
@@ -157,7 +177,7 @@ fn limits(rng: &mut Rng) -> SessionLimits {
         load_timeout: Duration::from_secs(5),
         keepalive: Duration::from_millis(800),
         ping: Duration::from_secs(1),
-        slice_bytes: *rng.pick(&[256, 256 << 10]),
+        slice_bytes: *rng.pick(&[256, SLICE_BYTES]),
         ..SessionLimits::default()
     }
 }
@@ -172,13 +192,13 @@ fn engine(rng: &mut Rng) -> EngineConfig {
             salt_seed: 0,
         },
         segments_max: rng.range(2..6),
-        commit_delay: Duration::from_micros(*rng.pick(&[0, 500, 2000])),
+        commit_delay: Duration::from_micros(*rng.pick(&[0, 1000, 50_000])),
         commit_bytes: 4 << 10,
         seal_after: Duration::from_millis(20),
         evict_after: Duration::from_millis(*rng.pick(&[0, 100, 60_000])),
         memory_bytes_max: *rng.pick(&[0, 1 << 30]),
         disk_reserve_bytes: 16 << 10,
-        snapshot_segment_bytes: *rng.pick(&[8 << 10, 64 << 10]),
+        snapshot_segment_bytes: *rng.pick(&[16 << 10, 64 << 10]),
         snapshot_live_ratio_min: 0.5,
         ..EngineConfig::default()
     }

@@ -13,7 +13,8 @@ use std::path::Path;
 impl World {
     /// The process ends at once; with `power`, what the disk had not synced goes too.
     pub fn crash(&mut self, power: bool) {
-        self.log.note(self.now, format_args!("crash, power {power}"));
+        self.log
+            .note(self.now, format_args!("crash, power {power}"));
         self.nodes.clear();
         self.process += 1;
         self.draining = false;
@@ -44,7 +45,8 @@ impl World {
         if self.process > 0 && self.rng.one_in(4) {
             self.shards = self.rng.range(1..5) as u16;
         }
-        self.log.note(self.now, format_args!("start with {} shards", self.shards));
+        self.log
+            .note(self.now, format_args!("start with {} shards", self.shards));
         match self.open() {
             Ok(engines) => {
                 let shards = self.shards;
@@ -62,8 +64,8 @@ impl World {
                     excused && matches!(error, OpenError::Io { .. }),
                     "the data directory does not open: {error}"
                 );
-                self.log.note(self.now, format_args!("does not open: {error}"));
-                self.may_not_open = false;
+                self.log
+                    .note(self.now, format_args!("does not open: {error}"));
                 let at = self.now + 100 * MILLISECOND;
                 self.at(at, Action::Restart);
             }
@@ -76,10 +78,27 @@ impl World {
             eight.copy_from_slice(&self.rng.next().to_le_bytes());
         }
         let config = &self.plan.engine;
-        let store = Store::open(&self.shared_disk, Path::new(ROOT), self.shards, config, entropy)?;
-        (0..self.shards)
-            .map(|shard| Ok(store.open_shard(&self.shared_disk, shard, config)?.0))
-            .collect()
+        let store = Store::open(
+            &self.shared_disk,
+            Path::new(ROOT),
+            self.shards,
+            config,
+            entropy,
+        )?;
+        let mut engines = Vec::new();
+        let mut torn = false;
+        for shard in 0..self.shards {
+            let (engine, report) = store.open_shard(&self.shared_disk, shard, config)?;
+            engines.push(engine);
+            torn |= report.torn_at.is_some();
+        }
+        if torn {
+            self.saw("torn");
+        }
+        if store.rehomed_from().is_some() {
+            self.saw("rehomed");
+        }
+        Ok(engines)
     }
 
     /// Something is to be fed to a shard in its next turn.
@@ -109,15 +128,9 @@ impl World {
             self.log.note(self.now, format_args!("ends: {why}"));
             return self.crash(false);
         }
-        if self.draining && self.nodes.iter().all(|node| node.drained) {
-            self.log.note(self.now, format_args!("drained"));
-            self.drained();
-        }
-    }
-
-    /// Every shard has drained: the process ends once its connections are closed.
-    fn drained(&mut self) {
-        if self.nodes.iter().all(|node| node.conns().next().is_none()) {
+        // Every shard has drained: the process ends once its connections are closed.
+        let over = |node: &Node| node.drained && node.conns().next().is_none();
+        if self.draining && self.nodes.iter().all(over) {
             self.crash(false);
         }
     }

@@ -2,13 +2,10 @@
 //! contract between the two.
 
 use super::network::ServerEnd;
-use super::node::{CLOSE_NS, Input, Node, Parcel};
+use super::node::{Input, Parcel};
 use super::plan::{MICROSECOND, SECOND};
-use super::world::{Action, World};
-use collabblocks_server::shard::{ConnId, ControlReply, Effect, Event, Instant};
-use collabblocks_wal::{Disk, WriteJob};
-use std::io;
-use std::ops::Range;
+use super::world::World;
+use collabblocks_server::shard::{ConnId, Event, Instant};
 
 /// Most bytes that one event brings.
 const RECEIVE_BYTES_MAX: usize = 16 << 10;
@@ -23,6 +20,7 @@ impl World {
         }
         node.turn_at = None;
         node.turn += 1;
+        node.lost.clear();
         // What the sockets did not take comes before all else.
         for (conn, unsent_bytes) in std::mem::take(&mut node.blocked) {
             if self.nodes[shard].live(conn).is_some() {
@@ -30,7 +28,11 @@ impl World {
             }
         }
         let all = self.nodes[shard].inbox.len();
-        let now = if self.rng.one_in(6) { self.rng.index(all + 1) } else { all };
+        let now = if self.rng.one_in(6) {
+            self.rng.index(all + 1)
+        } else {
+            all
+        };
         for _ in 0..now {
             let Some(input) = self.nodes[shard].inbox.pop_front() else {
                 break;
@@ -43,7 +45,11 @@ impl World {
         for from in 0..self.nodes.len() {
             while let Some(Parcel { link, handoff }) = self.nodes[shard].mail[from].pop_front() {
                 let conn = self.nodes[shard].insert(link);
-                let end = &mut self.links.get_mut(&link).expect("a link stays while its server end lives").server;
+                let end = &mut self
+                    .links
+                    .get_mut(&link)
+                    .expect("a link stays while its server end lives")
+                    .server;
                 *end = ServerEnd::Shard(shard, conn);
                 self.feed(shard, Event::HandedOff { conn, handoff });
                 self.nodes[shard].inbox.push_back(Input::Readable(conn));
@@ -57,36 +63,70 @@ impl World {
         }
         self.feed(shard, Event::TurnEnd);
         self.carry_out(shard);
+        if let Some(at) = self.nodes[shard].timer {
+            // A turn takes its time.
+            self.turn_by(shard, at.max(self.now + MICROSECOND));
+        }
         self.check_node(shard);
         self.look_at_process();
     }
 
     fn feed(&mut self, shard: usize, event: Event<'_>) {
         match &event {
+            Event::Blocked { .. } => self.saw("blocked"),
+            Event::Drained { .. } => self.saw("unblocked"),
+            Event::HandedOff { .. } => self.saw("handed off"),
+            Event::HandoffRefused { .. } => self.saw("handoff refused"),
+            _ => {}
+        }
+        match &event {
             Event::Received { conn, bytes } => {
-                self.log.note(self.now, format_args!("shard {shard}: {conn:?} receives {}", bytes.len()));
+                self.log.note(
+                    self.now,
+                    format_args!("shard {shard}: {conn:?} receives {}", bytes.len()),
+                );
                 self.log.bytes(bytes);
             }
             Event::LogWritten { job, result } => {
-                self.log.note(self.now, format_args!("shard {shard}: {}+{} written: {result:?}", job.segment.0, job.offset));
+                self.log.note(
+                    self.now,
+                    format_args!(
+                        "shard {shard}: {}+{} written: {result:?}",
+                        job.segment.0, job.offset
+                    ),
+                );
             }
             Event::HandedOff { conn, handoff } => {
-                self.log.note(self.now, format_args!("shard {shard}: {conn:?} handed off"));
+                self.log
+                    .note(self.now, format_args!("shard {shard}: {conn:?} handed off"));
                 self.log.bytes(&handoff.bytes);
             }
-            other => self.log.note(self.now, format_args!("shard {shard}: {other:?}")),
+            other => self
+                .log
+                .note(self.now, format_args!("shard {shard}: {other:?}")),
         }
         let node = &mut self.nodes[shard];
-        node.shard.on_event(Instant(self.now), event, &mut node.effects);
+        node.shard
+            .on_event(Instant(self.now), event, &mut node.effects);
     }
 
     fn take_input(&mut self, shard: usize, input: Input) {
         match input {
             Input::Accept(link) => {
                 let conn = self.nodes[shard].insert(link);
-                let end = &mut self.links.get_mut(&link).expect("a link stays while its server end lives").server;
+                let end = &mut self
+                    .links
+                    .get_mut(&link)
+                    .expect("a link stays while its server end lives")
+                    .server;
                 *end = ServerEnd::Shard(shard, conn);
-                self.feed(shard, Event::Accepted { conn, loopback: true });
+                self.feed(
+                    shard,
+                    Event::Accepted {
+                        conn,
+                        loopback: true,
+                    },
+                );
                 self.nodes[shard].inbox.push_back(Input::Readable(conn));
                 self.schedule_turn(shard);
             }
@@ -123,7 +163,10 @@ impl World {
             && state.read_on
         {
             let (id, once) = (state.link, !state.established);
-            let link = self.links.get_mut(&id).expect("a link stays while its server end lives");
+            let link = self
+                .links
+                .get_mut(&id)
+                .expect("a link stays while its server end lives");
             let mut bytes = link.up.read(RECEIVE_BYTES_MAX);
             let client = link.client;
             if bytes.is_empty() {
@@ -132,7 +175,13 @@ impl World {
                 }
                 return;
             }
-            self.feed(shard, Event::Received { conn, bytes: &mut bytes });
+            self.feed(
+                shard,
+                Event::Received {
+                    conn,
+                    bytes: &mut bytes,
+                },
+            );
             if let Some(client) = client {
                 self.send_of_client(client);
             }
@@ -152,165 +201,14 @@ impl World {
         let link = state.link;
         self.nodes[shard].remove(conn);
         if live {
+            self.nodes[shard].lost.push(conn);
             self.feed(shard, Event::Closed { conn });
         }
-        self.links.get_mut(&link).expect("a link stays while its server end lives").server = ServerEnd::Gone;
+        self.links
+            .get_mut(&link)
+            .expect("a link stays while its server end lives")
+            .server = ServerEnd::Gone;
         self.end_down(link);
-    }
-
-    fn carry_out(&mut self, shard: usize) {
-        let mut list = std::mem::take(&mut self.nodes[shard].effects.list);
-        for effect in list.drain(..) {
-            self.effect(shard, effect);
-        }
-        let node = &mut self.nodes[shard];
-        node.effects.list = list;
-        node.effects.frames.clear();
-    }
-
-    fn effect(&mut self, shard: usize, effect: Effect) {
-        match &effect {
-            Effect::Send { conn, range } => {
-                self.log.note(self.now, format_args!("shard {shard}: sends {} to {conn:?}", range.len()));
-                self.log.bytes(&self.nodes[shard].effects.frames[range.clone()]);
-            }
-            Effect::WriteLog(job) => {
-                self.log.note(self.now, format_args!("shard {shard}: writes {}+{}", job.segment.0, job.offset));
-                self.log.bytes(job.buffer.as_slice());
-            }
-            Effect::Reply(_) => {}
-            other => self.log.note(self.now, format_args!("shard {shard}: {other:?}")),
-        }
-        match effect {
-            Effect::Send { conn, range } => self.send(shard, conn, range),
-            Effect::Established { conn } => {
-                let state = known(&mut self.nodes[shard], conn);
-                assert!(!state.established, "a connection is established once");
-                state.established = true;
-                self.nodes[shard].inbox.push_back(Input::Readable(conn));
-                self.schedule_turn(shard);
-            }
-            Effect::Close { conn, flush } => self.close(shard, conn, flush),
-            Effect::Read { conn, on } => {
-                known(&mut self.nodes[shard], conn).read_on = on;
-                if on {
-                    self.input(shard, Input::Readable(conn));
-                }
-            }
-            Effect::Handoff { conn, to, handoff } => {
-                let to = usize::from(to.0);
-                assert!(to != shard && to < self.nodes.len(), "a handoff goes to another shard");
-                let link = known(&mut self.nodes[shard], conn).link;
-                if self.nodes[to].mail[shard].len() >= self.plan.mailbox_parcels {
-                    let state = known(&mut self.nodes[shard], conn);
-                    state.live = false;
-                    state.read_on = false;
-                    return self.input(shard, Input::Refused(conn));
-                }
-                self.nodes[shard].remove(conn);
-                self.links.get_mut(&link).expect("a link stays while its server end lives").server = ServerEnd::Nobody;
-                self.nodes[to].mail[shard].push_back(Parcel { link, handoff });
-                self.schedule_turn(to);
-            }
-            Effect::PassToControl { conn, .. } => {
-                let id = known(&mut self.nodes[shard], conn).link;
-                self.nodes[shard].remove(conn);
-                self.links.get_mut(&id).expect("a link stays while its server end lives").server = ServerEnd::Gone;
-                self.end_down(id);
-            }
-            Effect::WriteLog(job) => {
-                let node = &mut self.nodes[shard];
-                assert!(!node.writing, "one batch of the log is under way at a time");
-                node.writing = true;
-                let at = self.now + self.disk_delay(self.plan.log_delay.clone());
-                self.at(at, Action::LogWrite(self.process, shard, job));
-            }
-            Effect::RunJob(job) => {
-                let at = self.now + self.disk_delay(self.plan.job_delay.clone());
-                self.at(at, Action::Run(self.process, shard, job));
-            }
-            Effect::SetTimer(at) => {
-                self.nodes[shard].timer = Some(at.0);
-                // A turn takes its time.
-                self.turn_by(shard, at.0.max(self.now + MICROSECOND));
-            }
-            Effect::Reply(ControlReply::Stats { stats, .. }) => self.nodes[shard].stats = Some(stats),
-            Effect::Reply(ControlReply::Drained) => self.nodes[shard].drained = true,
-            Effect::StopAccepting => self.nodes[shard].accepting = false,
-            Effect::Fatal(why) => {
-                self.nodes[shard].fatal.get_or_insert(why);
-            }
-        }
-    }
-
-    fn disk_delay(&mut self, of: Range<u64>) -> u64 {
-        let factor = if self.slow_disk { 100 } else { 1 };
-        self.rng.range(of) * factor
-    }
-
-    /// The write of a batch reaches the disk; its sync follows.
-    pub fn log_write(&mut self, shard: usize, job: WriteJob) {
-        let bytes = job.buffer.as_slice();
-        let result = if std::mem::take(&mut self.log_error) {
-            let part = bytes.len() / 2 * self.rng.index(3);
-            let written = self.disk.write_at(&job.path, job.offset, &bytes[..part.min(bytes.len())]);
-            written.and(Err(io::Error::other("simulated input/output error")))
-        } else {
-            let written = self.disk.write_at(&job.path, job.offset, bytes);
-            written.map(|()| bytes.len())
-        };
-        if result.is_err() {
-            return self.input(shard, Input::LogWritten(job, result));
-        }
-        let at = self.now + self.disk_delay(self.plan.log_delay.clone());
-        self.at(at, Action::LogSync(self.process, shard, job, result));
-    }
-
-    fn send(&mut self, shard: usize, conn: ConnId, range: Range<usize>) {
-        let node = &mut self.nodes[shard];
-        let turn = node.turn;
-        let bytes = node.effects.frames[range].to_vec();
-        assert!(!bytes.is_empty(), "a send has bytes");
-        let state = known(node, conn);
-        assert!(state.blocked_since.is_none(), "nothing is sent to a blocked connection");
-        assert_ne!(state.sent_in_turn, turn, "one send for each connection and turn");
-        state.sent_in_turn = turn;
-        let id = state.link;
-        let taken = self.write_down(id, &bytes);
-        if taken < bytes.len() {
-            let node = &mut self.nodes[shard];
-            let state = known(node, conn);
-            state.rest.extend(&bytes[taken..]);
-            state.blocked_since = Some(self.now);
-            node.blocked.push((conn, bytes.len() - taken));
-            self.schedule_turn(shard);
-        }
-    }
-
-    fn close(&mut self, shard: usize, conn: ConnId, flush: bool) {
-        let state = known(&mut self.nodes[shard], conn);
-        let id = state.link;
-        state.live = false;
-        if flush && !state.rest.is_empty() {
-            state.deadline = Some(self.now + CLOSE_NS);
-            return self.at(self.now + CLOSE_NS, Action::CloseDeadline(self.process, shard, conn));
-        }
-        self.nodes[shard].remove(conn);
-        self.links.get_mut(&id).expect("a link stays while its server end lives").server = ServerEnd::Gone;
-        if flush {
-            self.end_down(id);
-        } else {
-            self.reset_by_server(id);
-        }
-    }
-
-    /// A closing connection has had its time.
-    pub fn close_deadline(&mut self, shard: usize, conn: ConnId) {
-        if let Some(state) = self.nodes[shard].remove(conn) {
-            self.links.get_mut(&state.link).expect("a link stays while its server end lives").server = ServerEnd::Gone;
-            self.reset_by_server(state.link);
-            self.look_at_process();
-        }
     }
 
     /// The bounds of what a runtime can see.
@@ -320,15 +218,17 @@ impl World {
         for (id, conn) in self.nodes[shard].conns() {
             if let Some(since) = conn.blocked_since.filter(|_| conn.live) {
                 let blocked = self.now - since;
-                assert!(blocked < patience, "{id:?} is blocked for {blocked} ns and not closed");
+                assert!(
+                    blocked < patience,
+                    "{id:?} is blocked for {blocked} ns and not closed"
+                );
             }
             let bound = limits.queue_hard_bytes + limits.queue_soft_bytes + (256 << 10);
-            assert!(conn.rest.len() <= bound, "{id:?} holds {} bytes", conn.rest.len());
+            assert!(
+                conn.rest.len() <= bound,
+                "{id:?} holds {} bytes",
+                conn.rest.len()
+            );
         }
     }
-}
-
-/// A connection that an effect names: the shard knows it, so it is there.
-fn known(node: &mut Node, conn: ConnId) -> &mut super::node::Conn {
-    node.live(conn).unwrap_or_else(|| panic!("an effect for {conn:?}, which is gone"))
 }

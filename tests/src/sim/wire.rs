@@ -7,7 +7,9 @@ use super::world::{Action, World};
 impl World {
     /// A connection request reaches the server.
     pub fn connected(&mut self, id: u64) {
-        let open: Vec<usize> = (0..self.nodes.len()).filter(|n| self.nodes[*n].accepting).collect();
+        let open: Vec<usize> = (0..self.nodes.len())
+            .filter(|n| self.nodes[*n].accepting)
+            .collect();
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
@@ -60,7 +62,10 @@ impl World {
 
     /// The server's end of a connection is gone without a farewell.
     pub fn reset_by_server(&mut self, id: u64) {
-        let link = self.links.get_mut(&id).expect("a link stays while its server end lives");
+        let link = self
+            .links
+            .get_mut(&id)
+            .expect("a link stays while its server end lives");
         if link.silent || link.client.is_none() {
             return self.drop_link(id);
         }
@@ -76,7 +81,10 @@ impl World {
         };
         if let Some(index) = link.client.take() {
             let client = &mut self.clients[index];
-            self.log.note(self.now, format_args!("client {} sees the reset of link {id}", client.id));
+            self.log.note(
+                self.now,
+                format_args!("client {} sees the reset of link {id}", client.id),
+            );
             client.lost(self.now, &mut self.rng);
         }
         self.drop_link(id);
@@ -84,9 +92,13 @@ impl World {
 
     /// The server has closed its end; what it sent before still arrives.
     pub fn end_down(&mut self, id: u64) {
-        let link = self.links.get_mut(&id).expect("a link stays while its server end lives");
+        let link = self
+            .links
+            .get_mut(&id)
+            .expect("a link stays while its server end lives");
         let mut arrivals = Vec::new();
-        link.down.end(self.now, &link.latency, &mut self.rng, &mut arrivals);
+        link.down
+            .end(self.now, &link.latency, &mut self.rng, &mut arrivals);
         for at in arrivals {
             self.at(at, Action::ArriveDown(id));
         }
@@ -95,13 +107,18 @@ impl World {
 
     /// The server sends; returns how many bytes the socket took.
     pub fn write_down(&mut self, id: u64, bytes: &[u8]) -> usize {
-        let link = self.links.get_mut(&id).expect("a link stays while its server end lives");
+        let link = self
+            .links
+            .get_mut(&id)
+            .expect("a link stays while its server end lives");
         if link.reset || (link.client.is_none() && !link.silent) {
             // They meet nobody.
             return bytes.len();
         }
         let mut arrivals = Vec::new();
-        let taken = link.down.write(self.now, bytes, &link.latency, &mut self.rng, &mut arrivals);
+        let taken = link
+            .down
+            .write(self.now, bytes, &link.latency, &mut self.rng, &mut arrivals);
         for at in arrivals {
             self.at(at, Action::ArriveDown(id));
         }
@@ -110,7 +127,8 @@ impl World {
 
     /// A client has taken bytes: the socket takes more of what the runtime holds for it.
     pub fn take_rest(&mut self, id: u64) {
-        let Some(ServerEnd::Shard(shard, conn)) = self.links.get(&id).map(|link| link.server) else {
+        let Some(ServerEnd::Shard(shard, conn)) = self.links.get(&id).map(|link| link.server)
+        else {
             return;
         };
         let Some(state) = self.nodes[shard].get(conn) else {
@@ -139,7 +157,11 @@ impl World {
 
     /// Forgets a connection that nobody holds.
     pub fn drop_link(&mut self, id: u64) {
-        if self.links.get(&id).is_some_and(|link| link.server == ServerEnd::Gone && link.client.is_none()) {
+        if self
+            .links
+            .get(&id)
+            .is_some_and(|link| link.server == ServerEnd::Gone && link.client.is_none())
+        {
             self.links.remove(&id);
         }
     }

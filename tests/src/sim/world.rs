@@ -1,12 +1,11 @@
 //! The world: virtual time, and all that happens in it, in order.
 
-use super::client::{Client, Phase};
-use super::hostile;
+use super::client::Client;
 use super::log::EventLog;
-use super::network::{Link, Pipe, ServerEnd};
+use super::network::Link;
 use super::node::{Input, Node};
 use super::oracle::Oracle;
-use super::plan::{Fault, MILLISECOND, Plan, Role};
+use super::plan::{Fault, MILLISECOND, Plan};
 use super::rng::Rng;
 use collabblocks_server::shard::{ConnId, ControlRequest};
 use collabblocks_storage_engine::Job;
@@ -31,6 +30,7 @@ pub(crate) enum Action {
     Tick(usize),
     Fault(Fault),
     SlowDiskEnds,
+    FullMailboxesEnd,
     DiskFullEnds,
     Restart,
     End,
@@ -56,18 +56,23 @@ pub(crate) struct World {
     pub calm: bool,
     pub slow_disk: bool,
     pub disk_full: bool,
+    pub mailboxes_full: bool,
     /// The next log write fails.
     pub log_error: bool,
     /// The disk operation at which the power goes.
     pub power_at: Option<u64>,
+    /// The power goes after the next write of a log, before its sync.
+    pub power_in_write: bool,
     /// An injected fault may keep the data directory from being opened at the first try.
     pub may_not_open: bool,
     pub draining: bool,
     /// The process is not to be started again.
     pub over: bool,
+    /// How often something happened that is worth being seen.
+    pub seen: BTreeMap<&'static str, u64>,
     queue: BTreeMap<(u64, u64), Action>,
     sequence: u64,
-    next_link: u64,
+    pub next_link: u64,
 }
 
 impl World {
@@ -76,7 +81,8 @@ impl World {
         let plan = Plan::draw(&mut rng.fork());
         let disk = SimDisk::new();
         let clients = plan.clients.iter().enumerate().map(|(n, (role, room))| {
-            Client::new(n as u64 + 1, *role, *room, rng.range(0..200 * MILLISECOND))
+            let at = rng.range(0..200 * MILLISECOND);
+            Client::new(n as u64 + 1, *role, *room, at, plan.whole_answers())
         });
         let mut world = Self {
             now: 0,
@@ -92,11 +98,14 @@ impl World {
             calm: false,
             slow_disk: false,
             disk_full: false,
+            mailboxes_full: false,
             log_error: false,
             power_at: None,
+            power_in_write: false,
             may_not_open: false,
             draining: false,
             over: false,
+            seen: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,
             next_link: 0,
@@ -120,7 +129,13 @@ impl World {
     /// Has something happen.
     pub fn at(&mut self, time: u64, action: Action) {
         self.sequence += 1;
-        self.queue.insert((time.max(self.now), self.sequence), action);
+        self.queue
+            .insert((time.max(self.now), self.sequence), action);
+    }
+
+    /// Counts something.
+    pub fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     /// Lets time pass up to `end`.
@@ -141,13 +156,17 @@ impl World {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Turn(process, shard) if process == self.process => self.turn(shard),
-            Action::LogWrite(process, shard, job) if process == self.process => self.log_write(shard, job),
+            Action::LogWrite(process, shard, job) if process == self.process => {
+                self.log_write(shard, job)
+            }
             Action::LogSync(process, shard, job, written) if process == self.process => {
                 let result = written.and_then(|n| self.disk.sync(&job.path).map(|()| n));
                 self.input(shard, Input::LogWritten(job, result));
             }
             Action::Run(process, shard, job) if process == self.process => {
-                self.log.note(self.now, format_args!("shard {shard} runs {job:?}"));
+                self.log
+                    .note(self.now, format_args!("shard {shard} runs {job:?}"));
+                self.saw_job(&job);
                 let done = job.run(&*self.shared_disk);
                 self.input(shard, Input::JobDone(done));
             }
@@ -167,185 +186,24 @@ impl World {
             Action::Tick(client) => self.tick(client),
             Action::Fault(fault) => self.fault(fault),
             Action::SlowDiskEnds => self.slow_disk = false,
+            Action::FullMailboxesEnd => self.mailboxes_full = false,
             Action::DiskFullEnds => self.set_disk_full(false),
             Action::Restart => self.restart(),
             Action::End => {}
         }
     }
 
-    /// A client does something, and will do more.
-    fn tick(&mut self, index: usize) {
-        let mut rng = self.rng.fork();
-        let next = self.now + rng.range(self.plan.pace.clone());
-        self.at(next, Action::Tick(index));
-        let now = self.now;
-        let client = &mut self.clients[index];
-        match client.phase {
-            Phase::Left => {}
-            Phase::Offline { retry_at } => {
-                if now >= retry_at {
-                    self.connect(index, &mut rng);
-                } else if !self.calm && client.role != Role::Hostile && rng.one_in(3) {
-                    client.edit(&mut rng);
-                }
+    fn saw_job(&mut self, job: &Job) {
+        let name = format!("{job:?}");
+        for kind in ["load", "rebuild", "store", "manifest", "copy", "remove"] {
+            if name.starts_with(&format!("Job({kind} ")) {
+                self.saw(kind);
             }
-            Phase::Head | Phase::Open if client.role == Role::Hostile => {
-                if rng.one_in(4) {
-                    self.abandon(index, &mut rng);
-                } else if client.reading && rng.one_in(3) {
-                    client.reading = false;
-                }
-            }
-            Phase::Head | Phase::Open if self.calm => client.renew(now, &mut rng),
-            Phase::Head | Phase::Open => {
-                match rng.range(0..40) {
-                    0..=27 => client.edit(&mut rng),
-                    28..=32 => client.announce(now, &mut rng),
-                    33 => self.abandon(index, &mut rng),
-                    34..=36 if client.role == Role::Slow => client.reading = false,
-                    37..=39 => self.resume(index),
-                    _ => client.renew(now, &mut rng),
-                }
-            }
-        }
-        self.send_of_client(index);
-    }
-
-    /// A client reads again what its socket holds.
-    pub fn resume(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        client.reading = true;
-        if let Some(link) = client.link {
-            self.arrive_down(link);
-        }
-    }
-
-    fn connect(&mut self, index: usize, rng: &mut Rng) {
-        let id = self.next_link;
-        self.next_link += 1;
-        let bytes = self.plan.socket_bytes;
-        self.links.insert(
-            id,
-            Link {
-                up: Pipe::new(bytes),
-                down: Pipe::new(bytes),
-                server: ServerEnd::Nobody,
-                client: Some(index),
-                silent: false,
-                reset: false,
-                latency: self.plan.latency.clone(),
-            },
-        );
-        let client = &mut self.clients[index];
-        let room = &self.plan.rooms[client.room];
-        client.connect(self.now, id, room, rng);
-        if client.role == Role::Hostile {
-            client.out = hostile::attack(room, rng);
-        }
-        self.log.note(self.now, format_args!("client {} connects, link {id}", client.id));
-        let at = self.now + self.rng.range(self.plan.latency.clone());
-        self.at(at, Action::Connect(id));
-    }
-
-    /// A client lets go of its connection, in one of the ways there are.
-    pub fn abandon(&mut self, index: usize, rng: &mut Rng) {
-        let client = &mut self.clients[index];
-        let Some(id) = client.link else {
-            return;
-        };
-        let way = rng.range(0..3);
-        self.log.note(self.now, format_args!("client {} leaves link {id} in way {way}", client.id));
-        client.lost(self.now, rng);
-        let link = self.links.get_mut(&id).expect("a client's link is there");
-        link.client = None;
-        match way {
-            0 => {
-                let mut frame = Vec::new();
-                super::frames::masked(super::frames::CLOSE, &1000u16.to_be_bytes(), rng, &mut frame);
-                if link.up.space() < frame.len() {
-                    return self.reset_by_client(id);
-                }
-                let mut arrivals = Vec::new();
-                link.up.write(self.now, &frame, &link.latency, rng, &mut arrivals);
-                link.up.end(self.now, &link.latency, rng, &mut arrivals);
-                for at in arrivals {
-                    self.at(at, Action::ArriveUp(id));
-                }
-            }
-            1 => self.reset_by_client(id),
-            _ => link.silent = true,
-        }
-    }
-
-    fn reset_by_client(&mut self, id: u64) {
-        let link = self.links.get_mut(&id).expect("a client's link is there");
-        link.reset = true;
-        let at = self.now + self.rng.range(link.latency.clone());
-        self.at(at, Action::ResetUp(id));
-    }
-
-    /// Passes on what a client has to send, as far as the socket takes it.
-    pub fn send_of_client(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        let Some(id) = client.link else {
-            return;
-        };
-        let link = self.links.get_mut(&id).expect("a client's link is there");
-        let mut arrivals = Vec::new();
-        let taken = link.up.write(self.now, &client.out, &link.latency, &mut self.rng, &mut arrivals);
-        client.out.drain(..taken);
-        for at in arrivals {
-            self.at(at, Action::ArriveUp(id));
-        }
-    }
-
-    /// Bytes, or the end, arrived at a client.
-    fn arrive_down(&mut self, id: u64) {
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        if link.silent {
-            return;
-        }
-        link.down.arrive(self.now);
-        let Some(index) = link.client else {
-            link.down.read(usize::MAX);
-            return self.take_rest(id);
-        };
-        let client = &mut self.clients[index];
-        if !client.reading || link.reset {
-            return;
-        }
-        let bytes = link.down.read(usize::MAX);
-        let ended = link.down.ended;
-        let mut acknowledged = Vec::new();
-        if client.role != Role::Hostile && !bytes.is_empty() {
-            self.log.note(self.now, format_args!("client {} gets {} bytes", client.id, bytes.len()));
-            let result = client.on_bytes(self.now, &bytes, &mut self.rng, &mut acknowledged);
-            if let Err(violation) = result {
-                panic!("client {}: {violation}", client.id);
-            }
-        }
-        let room = client.room;
-        if ended {
-            self.log.note(self.now, format_args!("client {} sees the end of link {id}", client.id));
-            client.lost(self.now, &mut self.rng);
-            link.client = None;
-        }
-        let told = !acknowledged.is_empty();
-        for update in acknowledged {
-            self.oracle.acknowledge(room, &update);
-        }
-        self.send_of_client(index);
-        self.take_rest(id);
-        self.drop_link(id);
-        if told && self.rng.one_in(16) {
-            self.check_crash_now();
         }
     }
 
     /// What was just acknowledged is durable: a crash now would not lose it.
-    fn check_crash_now(&mut self) {
+    pub fn check_crash_now(&mut self) {
         let disk = self.disk.fork();
         disk.crash(self.rng.next());
         self.check_disk(disk, "after a crash right after an acknowledgement");
@@ -369,10 +227,13 @@ impl World {
         let ops = self.disk.ops_count();
         match fault {
             Fault::Power => self.crash(true),
+            Fault::PowerAtOperation(_) if self.power_at.is_some() => {}
             Fault::PowerAtOperation(after) => {
                 self.power_at = Some(ops + after);
-                self.disk.fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
+                self.disk
+                    .fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
             }
+            Fault::PowerInWrite => self.power_in_write = true,
             Fault::Kill => self.crash(false),
             Fault::Drain => {
                 for shard in 0..self.nodes.len() {
@@ -384,7 +245,8 @@ impl World {
             Fault::NoSpace => {
                 self.may_not_open = true;
                 let op = ops + self.rng.range(0..10);
-                self.disk.fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
+                self.disk
+                    .fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
             }
             Fault::DiskFull(span) => {
                 self.set_disk_full(true);
@@ -394,12 +256,19 @@ impl World {
                 self.slow_disk = true;
                 self.at(self.now + span, Action::SlowDiskEnds);
             }
+            Fault::FullMailboxes(span) => {
+                self.mailboxes_full = true;
+                self.at(self.now + span, Action::FullMailboxesEnd);
+            }
             Fault::Storm => {
                 for index in 0..self.clients.len() {
                     if let Some(id) = self.clients[index].link {
                         let mut rng = self.rng.fork();
                         self.clients[index].lost(self.now, &mut rng);
-                        self.links.get_mut(&id).expect("a client's link is there").client = None;
+                        self.links
+                            .get_mut(&id)
+                            .expect("a client's link is there")
+                            .client = None;
                         self.reset_by_client(id);
                     }
                 }

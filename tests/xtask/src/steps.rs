@@ -68,7 +68,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "e2e",
         about: "runs real clients and browsers against the released server",
-        run: e2e,
+        run: |root| e2e(root, &released(root), "ring"),
+    },
+    Step {
+        name: "e2e-glommio",
+        about: "runs the same against the server on its glommio runtime",
+        run: |root| e2e(root, &released(root), "glommio"),
     },
 ];
 
@@ -103,11 +108,11 @@ fn js(root: &Path) -> Outcome {
         })
 }
 
-fn e2e(root: &Path) -> Outcome {
-    e2e_with(root, &target(root).join("release/collabblocks"))
+fn released(root: &Path) -> PathBuf {
+    target(root).join("release/collabblocks")
 }
 
-fn e2e_with(root: &Path, binary: &Path) -> Outcome {
+fn e2e(root: &Path, binary: &Path, runtime: &str) -> Outcome {
     if !binary.is_file() {
         return Outcome::Failed(vec![format!(
             "{} is not there: run the step build first",
@@ -120,7 +125,8 @@ fn e2e_with(root: &Path, binary: &Path) -> Outcome {
         "node",
         &["--test", "--test-concurrency=1", "--test-reporter=spec"],
     );
-    node.env("COLLABBLOCKS_BIN", binary);
+    node.env("COLLABBLOCKS_BIN", binary)
+        .env("COLLABBLOCKS_RUNTIME", runtime);
     run(node, minutes(20))
 }
 
@@ -181,7 +187,8 @@ mod tests {
 
     #[test]
     fn the_end_to_end_tests_want_the_released_server() {
-        let outcome = e2e_with(Path::new("/nowhere"), Path::new("/nowhere/collabblocks"));
+        let nowhere = Path::new("/nowhere");
+        let outcome = e2e(nowhere, &nowhere.join("collabblocks"), "ring");
         assert!(outcome.failed() && outcome.lines()[0].contains("run the step build first"));
     }
 }

@@ -40,7 +40,19 @@ impl<C: Core> Ring<C> {
                         thread.send(job);
                         continue;
                     }
-                    let ended = self.log.start(&mut self.uring, job)?;
+                    // A core at rest notices the end at once; a busy one with what else wakes it.
+                    let busy = self.seat.now < self.turn_before.after(self.ports.log_lag);
+                    let ended = if busy {
+                        self.log_due = Some(self.seat.now.after(self.ports.log_lag));
+                        let ended = self.log.start(&mut self.log_uring, job)?;
+                        self.log_uring.enter(None)?;
+                        ended
+                    } else {
+                        self.log.start(&mut self.uring, job)?
+                    };
+                    if ended.is_some() {
+                        self.log_due = None;
+                    }
                     self.pending.extend(ended.map(Pending::Written));
                 }
                 Effect::RunJob(job) => self.ports.jobs.send(job),

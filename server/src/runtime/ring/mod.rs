@@ -25,7 +25,7 @@ use log::{LogWriter, Written};
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
-use uring::{Done, Op, Uring};
+use uring::{Done, LOG_ENTRIES, MAIN_ENTRIES, Op, Uring};
 
 /// Runs a core on the calling thread until it is told to stop ([`crate::mailbox::Wake::stop`]) or
 /// fails; the error is a sentence. `ready` is called once it accepts connections.
@@ -50,12 +50,19 @@ enum Pending {
 
 struct Ring<C> {
     uring: Uring,
+    /// Nobody waits on this one: what ends on it is noticed with whatever wakes the core. Under load
+    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log.
+    log_uring: Uring,
     buffers: Buffers,
     seat: Seat<C>,
     ports: Ports,
     conns: Conns,
     acceptor: Acceptor,
     log: LogWriter,
+    /// The batch under way is on `log_uring`, and is looked for at this time at the latest.
+    log_due: Option<Instant>,
+    /// When the turn before this one began.
+    turn_before: Instant,
     /// Writes the log instead, if so configured.
     log_thread: Option<LogThread>,
     stats: RuntimeStats,
@@ -79,7 +86,8 @@ struct Ring<C> {
 
 impl<C: Core> Ring<C> {
     fn new(core: C, mut ports: Ports) -> io::Result<Self> {
-        let uring = Uring::new()?;
+        let uring = Uring::new(MAIN_ENTRIES)?;
+        let log_uring = Uring::new(LOG_ENTRIES)?;
         let mut buffers = Buffers::new()?;
         buffers.register(&uring.submitter())?;
         ports.wake.set_ring(uring.duplicate()?);
@@ -94,11 +102,14 @@ impl<C: Core> Ring<C> {
         };
         let mut runtime = Self {
             uring,
+            log_uring,
             buffers,
             seat: Seat::new(core, ports.heartbeat.clone()),
             conns: Conns::default(),
             acceptor: Acceptor::new(listeners),
             log: LogWriter::new(ports.log_sync),
+            log_due: None,
+            turn_before: Instant::default(),
             log_thread,
             ports,
             stats: RuntimeStats::default(),
@@ -132,10 +143,12 @@ impl<C: Core> Ring<C> {
             let wait = self.wait();
             self.uring.enter(wait)?;
             self.ports.wake.awoke();
+            self.turn_before = self.seat.now;
             self.seat.now = clock();
             self.ports.heartbeat.beat();
             self.stats.turns += 1;
             self.take_completions()?;
+            self.take_log()?;
             self.take_others()?;
         }
     }
@@ -151,9 +164,14 @@ impl<C: Core> Ring<C> {
         }
         let now = self.seat.now.0;
         let mut until = now + WAIT_NS_MAX;
-        for time in [self.timer, self.closing.next(), self.acceptor.rests_until()]
-            .into_iter()
-            .flatten()
+        for time in [
+            self.timer,
+            self.closing.next(),
+            self.acceptor.rests_until(),
+            self.log_due,
+        ]
+        .into_iter()
+        .flatten()
         {
             until = until.min(time.0);
         }
@@ -205,6 +223,31 @@ impl<C: Core> Ring<C> {
         Ok(())
     }
 
+    /// Looks after a batch that nobody waits for.
+    fn take_log(&mut self) -> io::Result<()> {
+        if self.log_due.is_none() {
+            return Ok(());
+        }
+        // No system call unless something has ended.
+        self.log_uring.enter(None)?;
+        let mut done = std::mem::take(&mut self.done);
+        self.log_uring.take_reaped(&mut done);
+        for entry in done.drain(..) {
+            if let Some((job, result)) = self.log.end(entry) {
+                self.log_due = None;
+                self.seat.feed(Event::LogWritten { job, result });
+            }
+        }
+        self.done = done;
+        // Slower than expected: the core wakes up for it again, as often as it would for a timer.
+        if let Some(due) = &mut self.log_due
+            && *due <= self.seat.now
+        {
+            *due = self.seat.now.after(self.ports.log_lag);
+        }
+        Ok(())
+    }
+
     fn take_others(&mut self) -> io::Result<()> {
         for pending in std::mem::take(&mut self.pending) {
             match pending {
@@ -251,6 +294,7 @@ impl<C: Core> Ring<C> {
 impl<C> Drop for Ring<C> {
     fn drop(&mut self) {
         self.uring.quiesce();
+        self.log_uring.quiesce();
         if let Err(error) = self.buffers.unregister(&self.uring.submitter()) {
             tracing::error!(%error, "the receive buffers could not be taken back");
         }

@@ -9,10 +9,11 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Submission entries: a larger turn is submitted in pieces.
-const SQ_ENTRIES: u32 = 2048;
-/// Completion entries: beyond them the kernel queues in its own memory and says so.
-const CQ_ENTRIES: u32 = 16384;
+/// Submission and completion entries of a core's ring: a larger turn is submitted in pieces, and
+/// beyond the latter the kernel queues in its own memory and says so.
+pub(super) const MAIN_ENTRIES: (u32, u32) = (2048, 16384);
+/// Those of a ring for one batch of the log at a time.
+pub(super) const LOG_ENTRIES: (u32, u32) = (4, 8);
 
 /// What an operation is for; with a connection or an index it makes up the entry's user data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,18 +113,18 @@ pub(super) struct Uring {
 }
 
 impl Uring {
-    pub fn new() -> io::Result<Self> {
+    pub fn new((submissions, completions): (u32, u32)) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_submit_all()
-            .setup_cqsize(CQ_ENTRIES)
-            .build(SQ_ENTRIES)?;
+            .setup_cqsize(completions)
+            .build(submissions)?;
         Ok(Self {
             ring,
             tracked: 0,
-            reaped: Vec::with_capacity(1024),
+            reaped: Vec::new(),
         })
     }
 
