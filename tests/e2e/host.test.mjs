@@ -8,8 +8,8 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { smallDisk } from './lib/disk.mjs'
-import { fingerprint } from './lib/files.mjs'
 import { assertKept, newLedger, record } from './lib/ledger.mjs'
+import { logSegments } from './lib/log-bytes.mjs'
 import { random, runSeed } from './lib/random.mjs'
 import { SyncClient } from './lib/raw.mjs'
 import { dial } from './lib/refusals.mjs'
@@ -141,16 +141,25 @@ describe('a start that is refused', { skip: OURS_ONLY }, () => {
     const via = ['prlimit', '--nofile=200:200']
     assertRefused(await refusedStart({ data, via }), EXIT_UNAVAILABLE, '200 files', 'ulimit -n')
   })
+})
 
-  test('segments of another size than the store has', async (t) => {
-    const data = await dataDir(t, 'segments')
-    const server = await startServer({ data, cores: 1, args: SMALL_SEGMENTS })
-    await write(server, 'room', 'text')
-    await server.stop()
-    const before = await fingerprint(data)
-    assertRefused(await refusedStart({ data, cores: 1 }), EXIT_UNAVAILABLE, 'set segment_bytes back', '1048576')
-    assert.deepEqual(await fingerprint(data), before)
-  })
+test('a store keeps the size of its segments, whatever is configured', { skip: OURS_ONLY }, async (t) => {
+  const data = await dataDir(t, 'segments')
+  const ledger = newLedger()
+  const first = await startServer({ data, cores: 1, args: SMALL_SEGMENTS })
+  await write(first, 'room', 'text', ledger)
+  await first.stop()
+  const second = await startServer({ data, cores: 1 })
+  t.after(() => second.stop())
+  await assertKept(second, ledger)
+  for (let i = 0; i < 15; i++) await write(second, 'room', 'y'.repeat(200_000), ledger)
+  const sizes = await Promise.all((await logSegments(data)).map(async (path) => (await stat(path)).size))
+  assert.ok(sizes.length > 2, `${sizes.length} segments`)
+  assert.deepEqual(new Set(sizes), new Set([1_048_576]))
+  // What fits no segment is refused as too large.
+  await assert.rejects(write(second, 'room', 'z'.repeat(1_100_000)), /closed with (4413|1009)/)
+  await assertHealthy(second)
+  await assertKept(second, ledger)
 })
 
 test('another number of cores, and kill -9 on the way there', { skip: OURS_ONLY, timeout: 90_000 }, async (t) => {
