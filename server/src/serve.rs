@@ -104,6 +104,7 @@ pub fn serve_until(
             config::WalSync::Dsync => LogSync::Dsync,
             config::WalSync::Thread => LogSync::Thread,
         })
+        .files_max(prepared.files_max)
         .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),

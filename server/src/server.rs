@@ -3,7 +3,9 @@
 use crate::mailbox::{self, Post, Wake};
 use crate::runtime::files::{FileWorkers, message_of};
 use crate::runtime::watchdog::{Heartbeat, Stall, Watchdog, WatchdogConfig};
-use crate::runtime::{Core, LogSync, Passed, Ports, RuntimeKind, placement};
+use crate::runtime::{
+    Core, FILES_RESERVED, FILES_RESERVED_PER_SHARD, LogSync, Passed, Ports, RuntimeKind, placement,
+};
 use crate::shard::{ControlReply, ControlRequest, ShardId};
 use collabblocks_wal::Disk;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -45,6 +47,7 @@ pub struct Builder {
     log_sync: LogSync,
     log_lag: Duration,
     file_workers: usize,
+    files_max: u64,
     disk: Arc<dyn Disk>,
     watchdog: WatchdogConfig,
     on_fatal: OnFatal,
@@ -90,6 +93,13 @@ impl Builder {
         self
     }
 
+    /// Descriptors that the process may have open. Sockets leave some of them to files, so that a
+    /// flood of connections never keeps the log from its next segment. By default there is no bound.
+    pub fn files_max(mut self, count: u64) -> Self {
+        self.files_max = count;
+        self
+    }
+
     /// Times of the watchdog.
     pub fn watchdog(mut self, config: WatchdogConfig) -> Self {
         self.watchdog = config;
@@ -124,6 +134,8 @@ impl Builder {
         let posts =
             mailbox::mesh(shards).map_err(|error| format!("eventfds cannot be made: {error}"))?;
 
+        let reserved = FILES_RESERVED + FILES_RESERVED_PER_SHARD * u64::from(shards);
+        let sockets_below = self.files_max.saturating_sub(reserved);
         let (reports, reported) = channel();
         // Should anything fail from here on, `goes` is dropped first, then the server, which stops and
         // joins the threads.
@@ -164,6 +176,7 @@ impl Builder {
                 passed: self.passed.clone(),
                 heartbeat: heartbeat.clone(),
                 log_sync: self.log_sync,
+                sockets_below,
                 log_lag: self.log_lag,
             };
             let (go, listeners) = sync_channel(1);
@@ -383,6 +396,7 @@ impl Server {
             log_sync: LogSync::default(),
             log_lag: Duration::ZERO,
             file_workers: 2,
+            files_max: u64::MAX,
             disk,
             watchdog: WatchdogConfig::default(),
             on_fatal: Arc::new(|shard, why| {

@@ -14,7 +14,7 @@ use crate::rooms::Rooms;
 use crate::snapshot::scan::{self, Scanned};
 use crate::snapshot::write::Tail;
 use crate::space::Space;
-use collabblocks_wal::{BLOCK_BYTES, Disk, Identity, Log, OpenError};
+use collabblocks_wal::{BLOCK_BYTES, Disk, Identity, Log, OpenError, inspect};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,14 +48,15 @@ impl Engine {
             let mut replay =
                 Replay::new(disk, &dir, &config.limits, std::mem::take(&mut index.rooms));
             let record = &mut |record: collabblocks_wal::Record<'_>| replay.record(record);
-            let (log, found) = Log::open(
+            let opened = Log::open(
                 disk,
                 &dir.wal(),
                 identity,
                 config.log.clone(),
                 manifest.low(),
                 record,
-            )?;
+            );
+            let (log, found) = opened.map_err(|error| replay.name_rooms(error))?;
             (log, index, replay, Some(found))
         };
         let Index {
@@ -132,7 +133,21 @@ pub(crate) fn make_log(
     config: &EngineConfig,
     manifest: &mut Manifest,
 ) -> Result<Log, OpenError> {
-    // A crash may have left half a log, which nothing was ever written to.
+    // Only what nothing was ever written to may go: half a log that a crash left. Records mean that
+    // the manifest which names the log was lost, and that an older slot was read for it.
+    let written = match inspect::inspect(disk, &dir.wal()) {
+        Ok(segments) => segments.iter().any(|segment| !segment.batches.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(at(&dir.wal())(error)),
+    };
+    if written {
+        return Err(OpenError::Mismatch {
+            path: dir.root.clone(),
+            what: "a log with records stands here, but the manifest that tells what of it is needed is missing or \
+                   cannot be read; restore the manifest from a backup"
+                .into(),
+        });
+    }
     if let Err(error) = disk.remove_dir_all(&dir.wal())
         && error.kind() != io::ErrorKind::NotFound
     {

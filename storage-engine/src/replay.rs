@@ -8,8 +8,11 @@ use crate::rebuild::replay_limits;
 use crate::room_doc::RoomDoc;
 use crate::rooms::{DocState, Room, Rooms};
 use crate::snapshot::read::Entry;
-use collabblocks_wal::{Disk, Lsn, Record, RecordKind, RoomKey};
+use collabblocks_wal::{Disk, Lsn, OpenError, Record, RecordKind, RoomKey};
 use std::collections::HashMap;
+
+/// Rooms that a refusal names.
+const ROOMS_NAMED_MAX: usize = 16;
 
 /// A room while the log is read.
 struct Seen {
@@ -35,6 +38,45 @@ pub(crate) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
+    /// Says by name which rooms are at stake where the log is damaged.
+    pub(crate) fn name_rooms(&self, error: OpenError) -> OpenError {
+        let OpenError::Damaged {
+            path,
+            lsn,
+            what,
+            rooms,
+        } = error
+        else {
+            return error;
+        };
+        let mut names: Vec<String> = rooms
+            .iter()
+            .take(ROOMS_NAMED_MAX)
+            .map(|key| match self.seen.get(key) {
+                Some(seen) => format!("{:?}", seen.name),
+                // It was made at the damage or after it.
+                None => format!("the one with key {}", key.0),
+            })
+            .collect();
+        if rooms.len() > names.len() {
+            names.push(format!("{} more", rooms.len() - names.len()));
+        }
+        let what = if names.is_empty() {
+            what
+        } else {
+            format!(
+                "{what}; rooms with records there or later: {}",
+                names.join(", ")
+            )
+        };
+        OpenError::Damaged {
+            path,
+            lsn,
+            what,
+            rooms,
+        }
+    }
+
     /// Begins with the rooms' snapshots.
     pub(crate) fn new(
         disk: &'a dyn Disk,

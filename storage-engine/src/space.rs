@@ -11,7 +11,7 @@ use std::time::Duration;
 const CHECK_BYTES: u64 = 64 << 20;
 /// Time after which it is looked at again, if anything was logged.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Time after which it is looked at again while it is short.
+/// Time after which it is looked at again while it is short, or the log gets no segments.
 const CHECK_SHORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of the free space.
@@ -40,15 +40,16 @@ impl Engine {
             return;
         }
         let logged = self.log_bytes - self.space.checked_bytes;
-        let every = if self.space.short {
+        let short = self.space.short || self.log.preparation_failing();
+        let every = if short {
             CHECK_SHORT_EVERY
         } else {
             CHECK_EVERY
         };
         let check_at = self.space.checked_at.saturating_add(nanos(every));
-        let due = now >= check_at && (logged > 0 || self.space.short);
+        let due = now >= check_at && (logged > 0 || short);
         if !due && logged < CHECK_BYTES {
-            if self.space.short {
+            if short {
                 next.at(check_at);
             }
             return;
@@ -64,5 +65,7 @@ impl Engine {
         if let Ok(free) = free {
             self.space.short = free < self.config.disk_reserve_bytes;
         }
+        // Without this a log that nobody could write to would never find out that it can be.
+        self.log.retry_preparation();
     }
 }

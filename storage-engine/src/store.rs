@@ -171,6 +171,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether a data directory holds a store.
+    pub fn stands_in(root: &Path) -> io::Result<bool> {
+        root.join(FILE).try_exists()
+    }
+
     /// The store's random id.
     pub fn id(&self) -> [u8; 16] {
         self.file.id

@@ -152,6 +152,32 @@ fn a_torn_snapshot_gives_way_to_the_one_before_it() {
 }
 
 #[test]
+fn a_log_whose_only_manifest_is_lost_is_refused_and_left_as_it_is() {
+    let sim = SimDisk::new();
+    let mut host = open(&sim).unwrap();
+    let id = host.attach("room");
+    let update = Client::new(1).edit(&mut rng(1), 20);
+    host.engine.apply(host.now, id, &update, false).unwrap();
+    host.run_for(1000 * MS);
+    host.close();
+    // Slot a still says that the log has not been made.
+    let newest = Path::new("/data/gen-0001/shard-000/manifest-b");
+    for lose in [
+        |sim: &SimDisk, path: &Path| sim.corrupt(path, 40, 1),
+        |sim: &SimDisk, path: &Path| Disk::remove(sim, path).unwrap(),
+    ] {
+        let sim = sim.fork();
+        lose(&sim, newest);
+        let before = sim.files();
+        let Err(OpenError::Mismatch { what, .. }) = open(&sim) else {
+            panic!("it is refused");
+        };
+        assert!(what.contains("restore the manifest"), "{what}");
+        assert_eq!(sim.files(), before);
+    }
+}
+
+#[test]
 fn a_snapshot_file_that_is_gone_is_refused() {
     let sim = SimDisk::new();
     filled(&sim, 2);
@@ -328,6 +354,42 @@ fn updates_are_refused_before_the_disk_is_full_and_taken_again_after() {
     disk.remove(hog).unwrap();
     host.run_for(10_000 * MS);
     assert!(matches!(taken(&mut host), Ok(()) | Err(Refusal::Gap)));
+}
+
+#[test]
+fn a_log_that_got_no_segments_goes_on_by_itself_once_it_can() {
+    let sim = SimDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    sim.set_capacity(Some(4 << 20));
+    // No checkpoint makes room.
+    let config = EngineConfig {
+        segments_max: 1000,
+        ..config()
+    };
+    let (mut host, _) = Host::open(&disk, Path::new(ROOT), config).unwrap();
+    let id = host.attach("room");
+    host.run_for(1000 * MS);
+    let hog = Path::new("/data/hog");
+    let free = disk.free_bytes(Path::new(ROOT)).unwrap();
+    disk.write_at(hog, 0, &vec![1; free as usize]).unwrap();
+    let (mut client, mut rng) = (Client::new(1), rng(1));
+    // A small rest of the last segment may still take some.
+    let mut refused = 0;
+    while refused < 3 {
+        client.edit(&mut rng, 400);
+        let outcome = host.engine.apply(host.now, id, &client.state(), false);
+        refused = match outcome {
+            Err(Refusal::Unavailable(_)) => refused + 1,
+            outcome => outcome.map(|_| 0).unwrap(),
+        };
+        host.run_for(2000 * MS);
+    }
+    disk.remove(hog).unwrap();
+    // Nobody tries meanwhile.
+    host.run_for(3000 * MS);
+    let all = client.state();
+    assert!(host.engine.apply(host.now, id, &all, false).is_ok());
+    assert_eq!(host.text("room"), client.text());
 }
 
 #[test]

@@ -5,6 +5,7 @@ import { rm } from 'node:fs/promises'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as Y from 'yjs'
+import { assertKept, newLedger, record, snapshot } from './lib/ledger.mjs'
 import { random, runSeed } from './lib/random.mjs'
 import { SyncClient } from './lib/raw.mjs'
 import { freePort, OURS_ONLY, startServer, tempDir } from './lib/server.mjs'
@@ -14,8 +15,6 @@ const ROUNDS = Number(process.env.COLLABBLOCKS_KILL_ROUNDS ?? 5)
 const ROOMS = ['one', 'two', 'three/a%20b']
 const WRITERS_PER_ROOM = 2
 const UPTIME_MS_MAX = 700
-
-const snapshot = (doc) => Buffer.from(Y.encodeSnapshot(Y.snapshot(doc))).toString('hex')
 
 function edit(draw, doc) {
   const text = doc.getText('t')
@@ -33,24 +32,6 @@ async function write(draw, client) {
   }
 }
 
-/** A fresh client's document must not change by anything that was acknowledged. */
-async function check(server, ledger) {
-  for (const [room, updates] of ledger) {
-    const reader = new SyncClient(server.ws, room)
-    await reader.opened
-    await until('the reader to be synced', () => reader.caughtUp)
-    const { doc } = reader
-    const before = snapshot(doc)
-    const text = doc.getText('t').toString()
-    for (const update of updates) Y.applyUpdate(doc, update, reader)
-    assert.equal(snapshot(doc), before, `room ${room} lost acknowledged updates`)
-    assert.equal(doc.getText('t').toString(), text)
-    assert.equal(doc.store.pendingStructs, null, `room ${room} lacks what acknowledged updates build on`)
-    assert.equal(doc.store.pendingDs, null)
-    await reader.close()
-  }
-}
-
 test(`${ROUNDS} rounds of kill -9`, { skip: OURS_ONLY, timeout: 60_000 + ROUNDS * 8000 }, async (t) => {
   const seed = runSeed()
   t.diagnostic(`COLLABBLOCKS_SEED=${seed}`)
@@ -58,20 +39,15 @@ test(`${ROUNDS} rounds of kill -9`, { skip: OURS_ONLY, timeout: 60_000 + ROUNDS 
   const data = await tempDir('kill')
   t.after(() => rm(data, { recursive: true, force: true }))
   const port = await freePort()
-  const ledger = new Map(ROOMS.map((room) => [room, []]))
+  const ledger = newLedger(ROOMS)
   const writers = ROOMS.flatMap((room) => Array.from({ length: WRITERS_PER_ROOM }, () => ({ room, doc: new Y.Doc() })))
-  let echoes = 0
 
   for (let round = 0; round < ROUNDS; round++) {
     const server = await startServer({ data, port })
-    await check(server, ledger)
+    await assertKept(server, ledger)
     const clients = writers.map(({ room, doc }) => {
       const client = new SyncClient(server.ws, room, doc)
-      client.onUpdate = (update, echo) => {
-        if (!echo) return
-        echoes++
-        ledger.get(room).push(update)
-      }
+      record(ledger, room, client)
       return client
     })
     await Promise.all(clients.map((client) => client.opened))
@@ -83,7 +59,8 @@ test(`${ROUNDS} rounds of kill -9`, { skip: OURS_ONLY, timeout: 60_000 + ROUNDS 
 
   const server = await startServer({ data, port })
   t.after(() => server.stop())
-  await check(server, ledger)
+  await assertKept(server, ledger)
+  const echoes = [...ledger.values()].reduce((sum, updates) => sum + updates.length, 0)
   assert.ok(echoes > ROUNDS * 10, `only ${echoes} updates were acknowledged: the load was no load`)
   t.diagnostic(`${echoes} acknowledged updates survived`)
 

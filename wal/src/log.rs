@@ -315,6 +315,17 @@ impl Log {
         }
     }
 
+    /// Whether the last preparation of a segment failed, as it does on a full disk.
+    pub fn preparation_failing(&self) -> bool {
+        self.preparation.failing()
+    }
+
+    /// Has a failed preparation tried again with the next call of [`Log::next_job`], however few
+    /// calls there were since: for whoever has a clock.
+    pub fn retry_preparation(&mut self) {
+        self.preparation.retry();
+    }
+
     /// Segments below `low` hold nothing that is needed: they may be recycled. The caller has made
     /// `low` durable in its manifest before. `low` is at most the segment being written.
     pub fn recycle_below(&mut self, low: SegmentId) {

@@ -344,7 +344,7 @@ impl Reader<'_> {
             return Err(OpenError::Mismatch {
                 path: path(),
                 what: format!(
-                    "the store has segments of {} bytes, configured are {}: set it back",
+                    "the store has segments of {} bytes, configured are {}: set segment_bytes back",
                     header.segment_bytes, self.segment_bytes
                 ),
             });

@@ -2,6 +2,7 @@
 
 use super::Refusal;
 use crate::config::Config;
+use collabblocks_storage_engine::Store;
 use collabblocks_wal::FsDisk;
 use collabblocks_wal::disk::DirectIoError;
 use rustix::fs::FlockOperation;
@@ -88,10 +89,8 @@ pub(super) fn prepare(
         .map_err(|error| unusable(data, &error))?;
     let lock = DataLock::take(data)?;
     FsDisk::probe_direct(data).map_err(|error| direct_refusal(data, &error))?;
-    let has_store = std::fs::read_dir(data)
-        .map_err(|error| unusable(data, &error))?
-        .filter_map(Result::ok)
-        .any(|entry| entry.file_name() != LOCK_NAME);
+    // Not any file counts: the root of a fresh file system has its `lost+found`.
+    let has_store = Store::stands_in(data).map_err(|error| unusable(data, &error))?;
     let free = rustix::fs::statvfs(data).map_err(|errno| unusable(data, &errno.into()))?;
     let space = Space {
         free_bytes: free.f_bavail.saturating_mul(free.f_frsize),

@@ -3,6 +3,12 @@
 use super::Refusal;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+/// How long a taken address may take to become free: the kernel lets go of a killed server's
+/// sockets only when it has torn down its rings, which is after the process has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
+const RETRY_EVERY: Duration = Duration::from_millis(20);
 
 /// Binds each address once and lets go of it. With `optional`, those that the machine does not
 /// have are left out of what is returned.
@@ -11,7 +17,7 @@ pub(super) fn probe(addresses: &[SocketAddr], optional: bool) -> Result<Vec<Sock
     let mut absent = None;
     for address in addresses {
         // Without SO_REUSEPORT, so that a second server is noticed.
-        match TcpListener::bind(address) {
+        match bind(address) {
             Ok(_) => usable.push(*address),
             Err(error) if optional && is_absent(&error) => absent = Some(refusal(*address, &error)),
             Err(error) => return Err(refusal(*address, &error)),
@@ -20,6 +26,21 @@ pub(super) fn probe(addresses: &[SocketAddr], optional: bool) -> Result<Vec<Sock
     match absent {
         Some(refusal) if usable.is_empty() => Err(refusal),
         _ => Ok(usable),
+    }
+}
+
+/// Binds, and waits a moment for an address that is being let go of.
+fn bind(address: &SocketAddr) -> io::Result<TcpListener> {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(RETRY_EVERY);
+            }
+            result => return result,
+        }
     }
 }
 
@@ -51,6 +72,18 @@ fn refusal(address: SocketAddr, error: &io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_becomes_free_is_waited_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE / 4);
+            drop(taken);
+        });
+        assert_eq!(probe(&[address], false).unwrap(), [address]);
+        holder.join().unwrap();
+    }
 
     #[test]
     fn absent_addresses_are_left_out_only_where_optional() {

@@ -11,7 +11,7 @@ pub mod watchdog;
 use crate::mailbox::{Inbox, Outbox, Wake};
 use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{Sender, UnboundedSender};
@@ -80,10 +80,17 @@ pub struct Ports {
     pub heartbeat: Arc<watchdog::Heartbeat>,
     /// How the log is synced.
     pub log_sync: LogSync,
+    /// Accepted sockets have descriptors below this; the rest is for the log and other files.
+    pub sockets_below: u64,
     /// How long a batch that ended may wait to be noticed with something else, under load.
     pub log_lag: Duration,
 }
 
+/// Descriptors that sockets leave to the log, snapshots and manifests, which would fail without:
+/// these for all, and [`FILES_RESERVED_PER_SHARD`] for each shard.
+pub(crate) const FILES_RESERVED: u64 = 32;
+/// Files that one shard opens while it serves.
+pub(crate) const FILES_RESERVED_PER_SHARD: u64 = 4;
 /// The longest a core waits, so that its heartbeat shows that it can still wake up.
 pub(crate) const WAIT_NS_MAX: u64 = 250_000_000;
 /// How long accepting rests after it failed for want of file descriptors.
@@ -91,7 +98,7 @@ pub(crate) const ACCEPT_REST_NS: u64 = 100_000_000;
 /// How long a closing connection may take to get its last bytes out and to be closed by its peer.
 pub(crate) const CLOSE_NS_MAX: u64 = 1_000_000_000;
 
-/// What a peer reads when the control plane cannot take its request.
+/// What a peer reads when the control plane cannot take its request, or no descriptor is left for it.
 pub const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
 
@@ -150,11 +157,27 @@ pub(crate) fn pass(passed: &Sender<Passed>, socket: OwnedFd, bytes: Vec<u8>) {
         Err(_) => Some(socket),
     };
     if let Some(socket) = refused {
-        use rustix::net::SendFlags;
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        // Best effort: a peer that does not take it is closed all the same.
-        let _ = rustix::net::send(&socket, UNAVAILABLE, flags);
+        say_unavailable(&socket);
     }
+}
+
+/// Whether a socket that was accepted leaves enough descriptors to files. The kernel gives the
+/// lowest free number, so one at the bound says that all below it are taken. A socket that does not
+/// is answered, and is to be closed.
+pub(crate) fn leaves_files(socket: impl AsFd, sockets_below: u64) -> bool {
+    let socket = socket.as_fd();
+    let fits = u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number < sockets_below);
+    if !fits {
+        say_unavailable(socket);
+    }
+    fits
+}
+
+/// Best effort: a peer that does not take it is closed all the same.
+fn say_unavailable(socket: impl AsFd) {
+    use rustix::net::SendFlags;
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let _ = rustix::net::send(socket, UNAVAILABLE, flags);
 }
 
 /// Fills in what the runtime counts.

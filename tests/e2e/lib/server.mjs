@@ -39,24 +39,66 @@ export async function tempDir(name) {
   return mkdtemp(join(tmpdir(), `collabblocks-${name}-`))
 }
 
-function command({ port, data, cores, args }) {
-  if (REFERENCE) return [process.execPath, [join(HERE, 'reference.mjs'), String(port)]]
+function binary() {
   if (!existsSync(BIN)) {
     throw new Error(`no server at ${BIN}: build it with "cargo build --release", or set COLLABBLOCKS_BIN`)
   }
+  return BIN
+}
+
+function serveArgs({ port, data, cores, args = [] }) {
   const cli = ['serve', '--listen', `127.0.0.1:${port}`, '--data', data, '--runtime', RUNTIME]
   if (cores !== undefined) cli.push('--cores', String(cores))
-  return [BIN, [...cli, ...args]]
+  return [...cli, ...args]
+}
+
+function command(options) {
+  if (REFERENCE) return [process.execPath, [join(HERE, 'reference.mjs'), String(options.port)]]
+  const line = [...(options.via ?? []), binary(), ...serveArgs(options)]
+  return [line[0], line.slice(1)]
+}
+
+/** Runs the binary until it ends by itself, or kills it after `timeoutMs`. `via` is a command that runs it, such as `prlimit`. */
+export async function run(args, via = [], timeoutMs = READY_MS_MAX) {
+  const line = [...via, binary(), ...args]
+  const child = spawn(line[0], line.slice(1), { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'] })
+  running.add(child)
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => {
+      output += text
+    })
+  }
+  const force = setTimeout(() => child.kill('SIGKILL'), timeoutMs)
+  const end = await new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (code, signal) => resolve({ code, signal }))
+  })
+  clearTimeout(force)
+  running.delete(child)
+  return { ...end, output }
+}
+
+/** A start that is refused: how the process ended, and all that it said. */
+export async function refusedStart(options) {
+  const port = options.port ?? (await freePort())
+  return run(serveArgs({ ...options, port }), options.via)
+}
+
+/** A start that is killed after `ms`, how far it may have come. */
+export async function interruptedStart(options, ms) {
+  return run(serveArgs(options), options.via, ms)
 }
 
 /**
- * @param {{data?: string, port?: number, cores?: number | string, args?: string[]}} [options] a
- *   `data` directory that is passed in is kept, one made here goes with `stop`
+ * @param {{data?: string, port?: number, cores?: number | string, args?: string[], via?: string[]}}
+ *   [options] a `data` directory that is passed in is kept, one made here goes with `stop`; `via` is
+ *   a command that becomes the server, such as `prlimit`
  */
 export async function startServer(options = {}) {
   const port = options.port ?? (await freePort())
   const data = options.data ?? (await tempDir('data'))
-  const [bin, args] = command({ port, data, cores: options.cores, args: options.args ?? [] })
+  const [bin, args] = command({ ...options, port, data })
   const child = spawn(bin, args, { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'] })
   running.add(child)
   let log = ''
@@ -129,4 +171,12 @@ export async function assertHealthy(server) {
   if (!server.alive) throw new Error(`the server is gone:\n${server.log}`)
   const response = await fetch(`${server.http}/health/ready`)
   if (!response.ok) throw new Error(`/health/ready says ${response.status}:\n${server.log}`)
+}
+
+/** A metric, summed over all shards. */
+export async function metric(server, name) {
+  const text = await (await fetch(`${server.http}/metrics`)).text()
+  const values = [...text.matchAll(new RegExp(`^${name}\\{[^}]*\\} (.*)$`, 'gm'))]
+  if (values.length === 0) throw new Error(`there is no metric ${name}`)
+  return values.reduce((sum, [, value]) => sum + Number(value), 0)
 }

@@ -86,6 +86,11 @@ impl Preparation {
         self.failing
     }
 
+    /// Ends the wait after a failure.
+    pub(super) fn retry(&mut self) {
+        self.wait_calls = 0;
+    }
+
     pub(super) fn add_spare(&mut self, segment: SegmentId) {
         self.spare.push_back(segment);
         self.wait_calls = 0;

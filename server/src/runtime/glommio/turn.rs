@@ -5,7 +5,9 @@ use super::tasks::{self, Got, Queue};
 use crate::mailbox::{Incoming, LogEnd, Parcel};
 use crate::runtime::log::LogThread;
 use crate::runtime::slots::{Deadlines, Slots};
-use crate::runtime::{CLOSE_NS_MAX, Core, Ports, Seat, clock, complete_reply, is_loopback, pass};
+use crate::runtime::{
+    CLOSE_NS_MAX, Core, Ports, Seat, clock, complete_reply, is_loopback, leaves_files, pass,
+};
 use crate::shard::{ConnId, ControlReply, Effect, Event, Instant, Mail, RuntimeStats, ShardId};
 use ::glommio::Task;
 use rustix::io::Errno;
@@ -226,6 +228,11 @@ impl<C: Core> Turn<C> {
     }
 
     fn on_accepted(&mut self, stream: Stream) {
+        let below = self.ports.sockets_below;
+        if stream.with(|fd| leaves_files(fd, below)) == Some(false) {
+            self.stats.accept_errors += 1;
+            return;
+        }
         // Without a peer the connection was reset already.
         let Some(Ok(Some(peer))) = stream.with(|fd| rustix::net::getpeername(fd)) else {
             return;

@@ -4,7 +4,7 @@
 use super::Ring;
 use super::conn::Conn;
 use super::uring::{Done, Op, Uring};
-use crate::runtime::{ACCEPT_REST_NS, Core, is_loopback};
+use crate::runtime::{ACCEPT_REST_NS, Core, is_loopback, leaves_files};
 use crate::shard::{Event, Instant};
 use io_uring::opcode::{AcceptMulti, AsyncCancel};
 use io_uring::squeue::Flags;
@@ -129,6 +129,10 @@ impl<C: Core> Ring<C> {
         }
         // SAFETY: the kernel made this descriptor for us and nobody else knows it.
         let socket = unsafe { OwnedFd::from_raw_fd(done.result) };
+        if !leaves_files(&socket, self.ports.sockets_below) {
+            self.stats.accept_errors += 1;
+            return Ok(());
+        }
         // Without a peer the connection was reset already; without a number left 16 million are open.
         let Ok(Some(peer)) = rustix::net::getpeername(&socket) else {
             return Ok(());
