@@ -133,6 +133,10 @@ impl Shard {
         self.acks
             .hold(self.engine.room_durable_at(room_id), to, frame);
         self.release(self.engine.durable_lsn());
+        if self.session(id).is_some_and(|s| !s.is_free()) {
+            // What comes after the answer builds on it: it is told after it, too.
+            self.fall_behind(id);
+        }
     }
 
     /// The socket of a session does not take more: from here on it is behind.
