@@ -43,6 +43,30 @@ fn step_2_waits_for_the_disk() {
 }
 
 #[test]
+fn what_builds_on_an_answer_comes_after_it() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = (rig.open("room"), rig.open("room"));
+    rig.data(b);
+    let doc = Replica::new(1);
+    rig.say(a, &[&sync(2, &doc.write("first "))]);
+    rig.turn();
+    rig.data(b);
+    let c = rig.open("room");
+    rig.data(c);
+    rig.say(c, &[&sync(0, &[0])]);
+    rig.turn();
+    let answer = sync(1, &doc.state());
+    let next = sync(2, &doc.write("second"));
+    rig.say(a, &[&next]);
+    rig.turn();
+    assert_eq!(rig.data(b), std::slice::from_ref(&next));
+    assert!(rig.data(c).is_empty(), "its answer waits for the log");
+    rig.commit();
+    rig.turn();
+    assert_eq!(rig.data(c), [answer, next]);
+}
+
+#[test]
 fn strict_peers_wait_too() {
     let mut rig = Rig::new(true, limits());
     let (a, b) = (rig.open("room"), rig.open("room"));
