@@ -78,8 +78,8 @@ keys::config! {
         /// with more work than cores). The glommio runtime always uses a thread.
         sync: WalSync = WalSync::Dsync, Bound::Any;
         /// Microseconds that a commit may wait for company. At rest an update is committed at once;
-        /// under load commits keep half of this as their distance, and a batch that is durable may
-        /// be noticed as much later. Acknowledgements wait for it, delivery to peers does not.
+        /// under load it waits for at least half of this, and a batch that is durable may be noticed
+        /// half of this later. Acknowledgements wait for it, delivery to peers does not.
         commit_delay_us: u64 = 2_000, Bound::Range(0, 2_000);
         /// Pending bytes at which a commit does not wait.
         commit_bytes: usize = 256 << 10, Bound::Range(0, 64 << 20);

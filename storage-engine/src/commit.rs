@@ -9,6 +9,9 @@ use std::time::Duration;
 /// How often `poll` wants to be called while the log waits for a segment.
 const SEGMENT_WAIT: Duration = Duration::from_millis(10);
 
+/// Commit delays without a commit after which the log counts as at rest.
+const REST_DELAYS: u64 = 8;
+
 /// How far the engine's shutdown has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Closing {
@@ -78,15 +81,13 @@ impl Engine {
         } else if self.commit.closing == Closing::No
             && self.log.pending_bytes() < self.config.commit_bytes
         {
-            // At rest an update is committed at once. Under load commits keep a distance of half
-            // the delay and then go along with whatever wakes the core, at the latest by a timer.
+            // At rest an update is committed at once. Under load it waits for company: after half the
+            // delay it goes along with whatever wakes the core, at the latest by a timer.
             let delay = nanos(self.config.commit_delay);
             let since = *self.commit.pending_since.get_or_insert(now);
-            let soon = self
-                .commit
-                .began_at
-                .map_or(now, |at| at.saturating_add(delay / 2));
-            if now < soon {
+            let rested = |at: Nanos| now >= at.saturating_add(delay * REST_DELAYS);
+            let at_rest = self.commit.began_at.is_none_or(rested);
+            if !at_rest && now < since.saturating_add(delay / 2) {
                 next.at(since.saturating_add(delay));
                 return;
             }

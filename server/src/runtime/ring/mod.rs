@@ -137,11 +137,13 @@ impl<C: Core> Ring<C> {
         loop {
             self.seat.end_turn();
             self.carry_out()?;
-            if self.fatal.is_some() || self.ports.wake.stopped() {
+            let ends = self.fatal.is_some() || self.ports.wake.stopped();
+            let wait = if ends { None } else { self.wait() };
+            self.uring.enter(wait)?;
+            if ends {
+                // Close frames of the last turn are out.
                 return Ok(());
             }
-            let wait = self.wait();
-            self.uring.enter(wait)?;
             self.ports.wake.awoke();
             self.turn_before = self.seat.now;
             self.seat.now = clock();
