@@ -33,6 +33,8 @@ test('SIGTERM drains, a restart with other cores has everything', { skip: OURS_O
   const end = await server.terminate()
   assert.deepEqual(end, { code: 0, signal: null }, server.log)
   assert.deepEqual((await witness.waitClosed()).code, 1012)
+  // The process may end before the client has looked at its socket.
+  await until('the provider to be told', () => codes.length > 0)
   assert.deepEqual(codes, [1012])
 
   for (const cores of [1, 2]) {
