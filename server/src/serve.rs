@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::control::{self, Control, Ended, PASSED_SOCKETS_MAX, Shards};
 use crate::preflight::Prepared;
-use crate::runtime::watchdog::{Heartbeat, WatchdogConfig};
+use crate::runtime::watchdog::WatchdogConfig;
 use crate::runtime::{Core, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
@@ -89,7 +89,7 @@ pub fn serve_until(
                 engine: engine_config.clone(),
                 shard: shard_config(config, ShardId(number), shards),
             };
-            Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Watched>
+            Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Shard>
         })
         .collect();
     let server = Server::builder(disk.clone(), replies_sender, passed_sender)
@@ -144,7 +144,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn make(self, context: &ShardContext) -> Result<Watched, String> {
+    fn make(self, context: &ShardContext) -> Result<Shard, String> {
         let number = context.shard.0;
         let (engine, report) = self
             .store
@@ -158,22 +158,13 @@ impl Maker {
             clean = report.clean,
             "shard opened"
         );
-        Ok(Watched {
-            shard: Shard::new(self.shard, engine),
-            _heartbeat: context.heartbeat.clone(),
-        })
+        Ok(Shard::new(self.shard, engine))
     }
 }
 
-/// A shard as a runtime drives it.
-struct Watched {
-    shard: Shard,
-    _heartbeat: Arc<Heartbeat>,
-}
-
-impl Core for Watched {
+impl Core for Shard {
     fn on_event(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
-        self.shard.on_event(now, event, effects);
+        Shard::on_event(self, now, event, effects);
     }
 }
 
