@@ -77,9 +77,11 @@ keys::config! {
         /// an fdatasync linked to it), or `thread` (as `dsync`, on a thread of its own: for machines
         /// with more work than cores). The glommio runtime always uses a thread.
         sync: WalSync = WalSync::Dsync, Bound::Any;
-        /// Microseconds that a commit may wait for company. At rest an update is committed at once;
-        /// under load it waits for at least half of this, and a batch that is durable may be noticed
-        /// half of this later. Acknowledgements wait for it, delivery to peers does not.
+        /// Microseconds that a commit may wait for company. Where updates come further apart than
+        /// this, each is committed at once. Otherwise a commit waits for at least half of this, and
+        /// with `durability = "ack"` on the ring runtime one that is durable may be noticed this
+        /// much later. Acknowledgements wait for it; delivery to peers waits with
+        /// `durability = "strict"` alone.
         commit_delay_us: u64 = 2_000, Bound::Range(0, 2_000);
         /// Pending bytes at which a commit does not wait.
         commit_bytes: usize = 256 << 10, Bound::Range(0, 64 << 20);

@@ -105,7 +105,11 @@ pub fn serve_until(
             config::WalSync::Thread => LogSync::Thread,
         })
         .files_max(prepared.files_max)
-        .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
+        .log_lag(match config.durability {
+            config::Durability::Ack => Duration::from_micros(config.wal.commit_delay_us),
+            // Deliveries wait for the log.
+            config::Durability::Strict => Duration::ZERO,
+        })
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
             ..WatchdogConfig::default()

@@ -123,7 +123,8 @@ impl Engine {
                 });
             }
         };
-        self.commit.pending_since.get_or_insert(now);
+        self.commit
+            .on_appended(now, nanos(self.config.commit_delay));
         let Some(appended) = self.log_update(id, bytes) else {
             self.quarantine(id, before);
             return Err(Refusal::Unavailable("the server's disk is behind"));

@@ -266,7 +266,8 @@ impl Toy {
         self.broadcast.clear();
         if !self.log_busy && !self.log_waits.is_empty() {
             self.log_busy = true;
-            effects.list.push(Effect::WriteLog(self.next_job()));
+            let job = self.next_job();
+            effects.list.push(Effect::WriteLog { job, lazy: false });
         }
         // What is poured goes on in the next turn.
         let pouring = self.conns.values().any(|conn| {

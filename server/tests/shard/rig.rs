@@ -113,7 +113,7 @@ impl Rig {
                 Effect::Close { conn, .. } => assert!(self.closed.insert(conn), "closed twice"),
                 Effect::Read { conn, on: true } => assert!(self.paused.remove(&conn)),
                 Effect::Read { conn, on: false } => assert!(self.paused.insert(conn)),
-                Effect::WriteLog(job) => assert!(self.write.replace(job).is_none()),
+                Effect::WriteLog { job, .. } => assert!(self.write.replace(job).is_none()),
                 Effect::RunJob(job) => self.jobs.push(job),
                 Effect::SetTimer(at) => self.timer = Some(at.0),
                 Effect::Reply(reply) => self.replies.push(reply),
