@@ -81,6 +81,8 @@ pub struct Session {
     pub stream: Option<Stream>,
     /// On the shard's list of connections with slices to go.
     pub streaming: bool,
+    /// On the shard's list of sessions whose answer waits for its turn.
+    pub waiting: bool,
 }
 
 /// What a session is to be told. However often it asks within a turn, it is told once.
@@ -135,6 +137,38 @@ impl Connection {
         }
     }
 
+    /// Appends control frames: they may go between the slices of a message.
+    pub fn control(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Stage::Session(session) = &mut self.stage
+            && let Some(stream) = session.stream.as_mut().filter(|s| s.is_in_message())
+        {
+            return write(&mut stream.control);
+        }
+        let before = self.out.len();
+        write(&mut self.out);
+        self.out_control += self.out.len() - before;
+    }
+
+    /// Appends a close frame, the last one. Of a message that has begun no more goes.
+    pub fn last_words(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Stage::Session(session) = &mut self.stage
+            && let Some(stream) = session.stream.as_mut().filter(|s| s.is_in_message())
+        {
+            self.out = std::mem::take(&mut stream.control);
+            self.out_control = self.out.len();
+        }
+        write(&mut self.out);
+    }
+
+    /// Bytes that wait for the socket.
+    pub fn waiting_bytes(&self) -> usize {
+        let control = match &self.stage {
+            Stage::Session(session) => session.stream.as_ref().map_or(0, |s| s.control.len()),
+            _ => 0,
+        };
+        self.unsent_bytes + self.out.len() + control
+    }
+
     /// Its session, if it is one.
     pub fn session(&mut self) -> Option<&mut Session> {
         match &mut self.stage {
@@ -163,6 +197,7 @@ impl Session {
             answering: false,
             stream: None,
             streaming: false,
+            waiting: false,
         }
     }
 

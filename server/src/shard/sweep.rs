@@ -66,7 +66,11 @@ impl Shard {
                 self.look_at(now, id);
             }
         }
+        if self.sweep.step == 0 {
+            self.answers.grow_old();
+        }
         if self.live == 0 {
+            self.answers.forget();
             self.connections = Vec::new();
             self.sweep = Sweep::default();
         } else {
@@ -100,9 +104,7 @@ impl Shard {
             Due::Ping => {
                 if let Some(connection) = self.touch(id) {
                     connection.pinged = true;
-                    let before = connection.out.len();
-                    websocket::ping(&mut connection.out);
-                    connection.out_control += connection.out.len() - before;
+                    connection.control(websocket::ping);
                 }
             }
             Due::Keepalive => {
