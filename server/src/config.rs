@@ -141,8 +141,8 @@ keys::config! {
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
         /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
-        /// Milliseconds within which a client must take what its socket holds back, else its
-        /// connection is dropped; it may come back.
+        /// Milliseconds within which a client must take a sixteenth of what its socket holds back
+        /// (at least 128 KiB, or all), else its connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Commands that wait for a room that is loading; at the cap their connections are not
         /// read any further.

@@ -53,7 +53,7 @@ pub struct SessionLimits {
     pub queue_soft_bytes: usize,
     /// Bytes waiting for one connection before it is closed.
     pub queue_hard_bytes: usize,
-    /// Time for a connection that is behind to take anything before it is closed.
+    /// Time for a connection whose socket holds bytes back to take some before it is closed.
     pub slow_reader_timeout: Duration,
     /// Messages of one session kept while its room loads.
     pub load_queue_commands_max: usize,

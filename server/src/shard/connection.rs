@@ -24,7 +24,7 @@ pub enum Stage {
 pub struct Connection {
     /// Which use of its slot this is.
     pub generation: u32,
-    /// The socket holds back bytes since then; nothing is sent meanwhile.
+    /// The socket holds back bytes, and has taken none since then; nothing is sent meanwhile.
     pub blocked_since: Option<Instant>,
     /// On the shard's list of connections to flush.
     pub touched: bool,
@@ -149,8 +149,14 @@ impl Connection {
         self.out_control += self.out.len() - before;
     }
 
-    /// Appends a close frame, the last one. Of a message that has begun no more goes.
+    /// Appends a close frame, the last one. Of a message that has begun no more goes, and to a socket
+    /// that holds back bytes nothing but this.
     pub fn last_words(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.blocked_since.is_some() {
+            self.out = Vec::new();
+            self.out_control = 0;
+            return write(&mut self.out);
+        }
         if let Stage::Session(session) = &mut self.stage
             && let Some(stream) = session.stream.as_mut().filter(|s| s.is_in_message())
         {

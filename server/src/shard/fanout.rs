@@ -143,7 +143,8 @@ impl Shard {
             connection.touched = false;
             let blocked = connection.blocked_since.is_some();
             let streams = connection.session().is_some_and(|s| s.stream.is_some());
-            if blocked {
+            let says_goodbye = matches!(connection.stage, Stage::Closing { flush: true });
+            if blocked && !says_goodbye {
                 if connection.waiting_bytes() > hard {
                     self.give_up(now, id);
                 }

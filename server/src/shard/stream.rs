@@ -1,12 +1,14 @@
 //! Large answers: one copy for all who are to get the same, a position for each of them. They go out
 //! in slices, so that no turn is held by one and the socket's pace, not memory, bounds it.
 
+use super::types::Instant;
 use crate::dialect::y_websocket;
 use crate::edge::websocket;
 use collabblocks_storage_engine::split_update;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 /// Answers that were given lately are kept for those who ask the same, up to so many bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -142,6 +144,8 @@ pub struct Stream {
     pub granted: usize,
     /// Control frames to go between two slices of a message.
     pub control: Vec<u8>,
+    /// Where it stood when its progress was looked at last, and when.
+    looked_at: Option<(usize, Instant)>,
 }
 
 impl Stream {
@@ -153,6 +157,7 @@ impl Stream {
             at: 0,
             granted: 0,
             control: Vec::new(),
+            looked_at: None,
         }
     }
 
@@ -164,6 +169,19 @@ impl Stream {
     /// Bytes that have not gone.
     pub fn left(&self) -> usize {
         self.answer.bytes.len() - self.at
+    }
+
+    /// Whether less than a `part`th of it has gone in a time of `limit`.
+    pub fn drags(&mut self, now: Instant, limit: Duration, part: usize) -> bool {
+        match self.looked_at {
+            Some((at, since)) if self.at - at < self.answer.bytes.len() / part => {
+                now.0.saturating_sub(since.0) > limit.as_nanos() as u64
+            }
+            _ => {
+                self.looked_at = Some((self.at, now));
+                false
+            }
+        }
     }
 
     /// Whether nothing is left.

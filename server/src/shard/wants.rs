@@ -182,8 +182,11 @@ impl Shard {
         let Some(connection) = self.connection(id) else {
             return;
         };
+        // The time limit starts anew with each part that was taken.
+        if connection.blocked_since.is_none() || unsent_bytes < connection.unsent_bytes {
+            connection.blocked_since = Some(now);
+        }
         connection.unsent_bytes = unsent_bytes;
-        connection.blocked_since.get_or_insert(now);
         self.fall_behind(id);
     }
 

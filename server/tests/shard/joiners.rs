@@ -2,7 +2,8 @@
 
 use crate::limits;
 use crate::rig::{Replica, Rig, frame, sync};
-use collabblocks_server::shard::{ConnId, SessionLimits};
+use collabblocks_server::shard::{ConnId, Event, SessionLimits};
+use std::time::Duration;
 
 /// A room with a document of `kib` KiB, which has marks, so that it is not split.
 fn large(kib: usize, limits: SessionLimits) -> (Rig, Replica, ConnId) {
@@ -55,7 +56,7 @@ fn joiners_who_lack_the_same_share_one_copy() {
     }
     // They are kept a while for those who come later, no longer.
     assert!(rig.stats().answer_bytes > 0);
-    rig.pass(std::time::Duration::from_secs(3));
+    rig.pass(Duration::from_secs(3));
     assert_eq!(rig.stats().answer_bytes, 0);
 }
 
@@ -139,12 +140,72 @@ fn who_waits_and_goes_is_forgotten() {
     rig.settle();
     assert_eq!(rig.stats().answers_waiting, 2);
     for gone in [first, second] {
-        rig.feed(collabblocks_server::shard::Event::Closed { conn: gone });
+        rig.feed(Event::Closed { conn: gone });
     }
     rig.turn();
     rig.settle();
     assert_eq!(rig.stats().answers_waiting, 0);
     assert_eq!(rig.data(third), [sync(1, &doc.state())]);
+}
+
+/// Has a joiner take a slice each `pause`, until it is closed or has got all; how long that took.
+fn trickle(rig: &mut Rig, conn: ConnId, pause: Duration) -> Duration {
+    let began = rig.now;
+    while !rig.closed.contains(&conn) {
+        rig.block(conn);
+        rig.turn();
+        // A client that lives answers pings.
+        rig.raw(conn, vec![0x8a, 0x80, 0, 0, 0, 0]);
+        rig.pass(pause);
+        if rig.closed.contains(&conn) {
+            break;
+        }
+        rig.drain(conn);
+        rig.turn();
+        if !rig.data(conn).is_empty() {
+            break;
+        }
+    }
+    Duration::from_nanos(rig.now - began)
+}
+
+#[test]
+fn a_joiner_that_trickles_is_closed_and_sooner_if_others_wait() {
+    let sliced = SessionLimits {
+        slice_bytes: 16 << 10,
+        answer_bytes_max: 1 << 20,
+        ..limits()
+    };
+    let timeout = sliced.slow_reader_timeout;
+    for (pause, waits, closed) in [
+        // A sixteenth is four slices.
+        (timeout / 8, false, false),
+        (timeout / 2, false, true),
+        (timeout / 8, true, true),
+        (timeout / 32, true, false),
+    ] {
+        let (mut rig, doc, a) = large(1 << 10, sliced);
+        let conn = join(&mut rig, &[0]);
+        rig.turn();
+        rig.block(conn);
+        rig.say(a, &[&sync(2, &doc.write("more"))]);
+        rig.turn();
+        rig.settle();
+        let waiter = waits.then(|| join(&mut rig, &[0]));
+        rig.feed(Event::Closed { conn: a });
+        rig.turn();
+        let took = trickle(&mut rig, conn, pause);
+        assert_eq!(
+            rig.closed.contains(&conn),
+            closed,
+            "{pause:?} {waits} {took:?}"
+        );
+        assert!(took < timeout * 17, "{took:?}");
+        if let Some(waiter) = waiter {
+            rig.settle();
+            assert!(rig.data(waiter).contains(&sync(1, &doc.state())));
+        }
+    }
 }
 
 #[test]

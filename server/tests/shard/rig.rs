@@ -102,18 +102,23 @@ impl Rig {
     /// Ends the turn and takes its effects.
     pub fn turn(&mut self) {
         self.feed(Event::TurnEnd);
-        let mut sent = HashSet::new();
+        let (mut sent, mut farewells) = (HashSet::new(), Vec::new());
         self.frames_peak = self.frames_peak.max(self.effects.frames.len());
         for effect in std::mem::take(&mut self.effects.list) {
             match effect {
                 Effect::Send { conn, range } => {
                     assert!(sent.insert(conn), "two sends in a turn to {conn:?}");
-                    assert!(!self.blocked.contains(&conn), "a send while blocked");
+                    if self.blocked.contains(&conn) {
+                        farewells.push(conn);
+                    }
                     assert!(!self.closed.contains(&conn), "a send after close");
                     let bytes = &self.effects.frames[range];
                     self.received.entry(conn).or_default().extend(bytes);
                 }
-                Effect::Close { conn, .. } => assert!(self.closed.insert(conn), "closed twice"),
+                Effect::Close { conn, flush } => {
+                    assert!(self.closed.insert(conn), "closed twice");
+                    assert!(flush || !farewells.contains(&conn));
+                }
                 Effect::Read { conn, on: true } => assert!(self.paused.remove(&conn)),
                 Effect::Read { conn, on: false } => assert!(self.paused.insert(conn)),
                 Effect::WriteLog(job) => assert!(self.write.replace(job).is_none()),
@@ -125,6 +130,9 @@ impl Rig {
             }
         }
         self.effects.frames.clear();
+        for conn in farewells {
+            assert!(self.closed.contains(&conn), "a send while blocked");
+        }
     }
 
     /// The log's write under way ends, in a turn of its own.
@@ -237,11 +245,13 @@ impl Rig {
     }
 
     pub fn block(&mut self, conn: ConnId) {
+        self.block_with(conn, 1);
+    }
+
+    /// The socket holds back so many bytes, still or for the first time.
+    pub fn block_with(&mut self, conn: ConnId, unsent_bytes: usize) {
         self.blocked.insert(conn);
-        self.feed(Event::Blocked {
-            conn,
-            unsent_bytes: 1,
-        });
+        self.feed(Event::Blocked { conn, unsent_bytes });
     }
 
     pub fn drain(&mut self, conn: ConnId) {
