@@ -143,14 +143,17 @@ keys::config! {
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
         /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
-        /// Milliseconds within which a client must take what its socket holds back, else its
-        /// connection is dropped; it may come back.
+        /// Milliseconds within which a client must take a sixteenth of what its socket holds back
+        /// (at least 128 KiB, or all), else its connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Commands that wait for a room that is loading; at the cap their connections are not
         /// read any further.
         load_queue_commands_max: usize = 1_000, Bound::Range(1, 1 << 24);
         /// Bytes of commands that wait for a room that is loading; at the cap as above.
         load_queue_bytes_max: usize = 5 << 20, Bound::Range(4 << 10, 1 << 30);
+        /// Bytes of distinct sync answers that a core is sending; those who ask for what another one is
+        /// getting share it. Once there are so many, further ones wait until some have gone out.
+        answer_bytes_max: usize = 128 << 20, Bound::Range(1 << 20, 64 << 30);
         /// Milliseconds that a session waits for its room to load before it is closed with 1013
         /// (try again later).
         load_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);

@@ -237,6 +237,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             slow_reader_timeout: ms(limits.slow_reader_timeout_ms),
             load_queue_commands_max: limits.load_queue_commands_max,
             load_queue_bytes_max: limits.load_queue_bytes_max,
+            answer_bytes_max: limits.answer_bytes_max,
             load_timeout: ms(limits.load_timeout_ms),
             gap_repeats_max: limits.gap_repeats_max,
             keepalive: ms(limits.keepalive_ms),

@@ -9,7 +9,7 @@ use crate::guard::Refusal;
 use crate::index::Segments;
 use crate::job::{Done, Job, JobDone, Work};
 use crate::paths::ShardDir;
-use crate::room_doc::Applied;
+use crate::room_doc::{Applied, RoomDoc};
 use crate::rooms::{DocState, Rooms};
 use crate::space::Space;
 use collabblocks_wal::{AppendError, Appended, Log, Lsn, RecordKind, RoomKey};
@@ -189,10 +189,25 @@ impl Engine {
         }
     }
 
-    /// Appends the diff for a client's state vector, update v1.
-    pub fn diff(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// The diff for a client's state vector, update v1.
+    pub fn diff(&self, room: RoomId, sv: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.ready(room)?.diff(sv, &self.config.limits)
+    }
+
+    /// Appends a client's state vector as far as the room has it, in the one way to write it. Clients
+    /// of which this is the same lack the same.
+    pub fn clamp(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        self.ready(room)?.clamp(sv, &self.config.limits, out)
+    }
+
+    /// Bytes of the room's encoded state, at most.
+    pub fn state_bytes_max(&self, room: RoomId) -> usize {
+        self.ready(room).map_or(0, RoomDoc::state_bytes_max)
+    }
+
+    fn ready(&self, room: RoomId) -> Result<&RoomDoc, Refusal> {
         match self.rooms.get(room).map(|room| &room.doc) {
-            Some(DocState::Ready(doc)) => doc.diff(sv, &self.config.limits, out),
+            Some(DocState::Ready(doc)) => Ok(doc),
             _ => Err(Refusal::Unavailable("the room is being read from disk")),
         }
     }

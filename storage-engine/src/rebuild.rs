@@ -191,14 +191,13 @@ mod tests {
         for update in UPDATES {
             engine.apply(0, id, update, false).unwrap();
         }
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        engine.diff(id, &[0], &mut before).unwrap();
+        let before = engine.diff(id, &[0]).unwrap();
         engine.quarantine(id, 0);
         assert!(matches!(
             engine.apply(0, id, UPDATES[0], false),
             Err(Refusal::Unavailable(_))
         ));
-        assert!(engine.diff(id, &[0], &mut after).is_err());
+        assert!(engine.diff(id, &[0]).is_err());
         assert_eq!(engine.attach(0, "room"), (id, RoomStatus::Loading));
         // Its records have to be durable before they can be read.
         assert!(settle(&mut engine, &sim, 0).is_empty());
@@ -206,8 +205,7 @@ mod tests {
             settle(&mut engine, &sim, 2_000_000_000),
             [Notice::RoomReady(id)]
         );
-        engine.diff(id, &[0], &mut after).unwrap();
-        assert_eq!(after, before);
+        assert_eq!(engine.diff(id, &[0]).unwrap(), before);
         let next: &[u8] = &[1, 1, 1, 2, 0x84, 1, 1, 1, b'c', 0];
         assert_eq!(engine.apply(0, id, next, false).unwrap().room_seq, 3);
     }

@@ -20,7 +20,8 @@ pub struct Effects {
 #[derive(Debug)]
 pub enum Effect {
     /// Send `frames[range]`. At most one for each connection and turn. What the socket does not take
-    /// at once is kept by the runtime and reported with [`super::Event::Blocked`].
+    /// at once is kept by the runtime and reported with [`super::Event::Blocked`]. To a blocked
+    /// connection only right before [`Effect::Close`]: it goes after what is unsent.
     Send {
         /// To whom.
         conn: ConnId,

@@ -139,9 +139,8 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
     if status != RoomStatus::Ready {
         return Err(format!("{name} is never ready"));
     }
-    let mut state = Vec::new();
-    engine
-        .diff(room, &[0], &mut state)
+    let state = engine
+        .diff(room, &[0])
         .map_err(|e| format!("{name}: {e}"))?;
     let mut document = Document::new(1);
     document.apply(&state)?;

@@ -74,10 +74,11 @@ impl<C: Core> Ring<C> {
         if conn.failed || bytes.is_empty() {
             return Ok(());
         }
-        assert!(
-            !conn.is_blocked(),
-            "nothing is sent to a blocked connection"
-        );
+        if conn.is_blocked() {
+            assert!(conn.farewell.is_empty(), "a blocked connection is closed");
+            conn.farewell = bytes.to_vec();
+            return Ok(());
+        }
         assert_ne!(
             conn.sent_in_turn, self.turn,
             "one send for each connection and turn"
