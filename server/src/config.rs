@@ -163,7 +163,8 @@ keys::config! {
         ping_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Milliseconds that a shutdown may take before it stops waiting for clients.
         shutdown_timeout_ms: u64 = 10_000, Bound::Range(0, 600_000);
-        /// Milliseconds that a core's loop may stand still before the watchdog ends the process.
+        /// Milliseconds that a core's loop may stand still before the watchdog ends the process. A room
+        /// that kept the core is in quarantine from the next start on.
         watchdog_stall_exit_ms: u64 = 30_000, Bound::Range(1_000, 3_600_000);
     }
 }
