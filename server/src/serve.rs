@@ -66,13 +66,17 @@ pub fn serve_until(
     let entropy = entropy()?;
     let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
     let engine_config = engine_config(config, shards);
-    let store = Arc::new(Store::open(
-        &disk,
-        prepared.lock.data(),
-        shards,
-        &engine_config,
-        entropy,
-    )?);
+    let store = Store::open(&disk, prepared.lock.data(), shards, &engine_config, entropy);
+    let store = Arc::new(store.map_err(open_error)?);
+    let segment_bytes = config.wal.segment_bytes;
+    if store.segment_bytes() != segment_bytes {
+        tracing::warn!(
+            in_use = store.segment_bytes(),
+            configured = segment_bytes,
+            "wal.segment_bytes is not what the store was made with, which stays in use: a log keeps the size of its \
+             segments"
+        );
+    }
     let data = prepared.lock.data();
     let closed = quarantine::rooms(data).map_err(|error| ServeError::Io {
         what: "the file `quarantine` of the data directory cannot be read",
@@ -168,7 +172,7 @@ impl Maker {
         let (mut engine, report) = self
             .store
             .open_shard(&self.disk, number, &self.engine)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| open_error(error).to_string())?;
         tracing::info!(
             shard = number,
             rooms = report.rooms,
@@ -179,6 +183,19 @@ impl Maker {
         );
         engine.watch(context.heartbeat.clone());
         Ok(Shard::new(self.shard, engine))
+    }
+}
+
+/// An error of the disk with what to do about it.
+fn open_error(error: OpenError) -> ServeError {
+    match error {
+        OpenError::Io { path, error } if error.kind() == std::io::ErrorKind::StorageFull => {
+            ServeError::Start(format!(
+                "the disk of {} is full, and opening needs some space there: free some",
+                path.display()
+            ))
+        }
+        error => ServeError::Store(error),
     }
 }
 
@@ -247,6 +264,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             http_head_bytes_max: limits.http_head_bytes_max,
             http_head_timeout: ms(limits.http_head_timeout_ms),
             frame_bytes_max: limits.frame_bytes_max,
+            half_read_bytes_max: limits.half_read_bytes_max,
             room_name_bytes_max: limits.room_name_bytes_max,
             awareness_clients_max: limits.awareness_clients_max,
             queue_soft_bytes: limits.queue_soft_bytes,
