@@ -39,6 +39,7 @@ on_each_runtime!(
     nothing_is_lost_while_reading_is_off,
     the_last_bytes_reach_a_peer_that_goes_on_sending,
     the_log_is_written_and_synced,
+    helper_threads_run_on_all_cores_of_the_process,
     a_failed_log_write_is_told,
     timers_fire,
     other_requests_go_to_the_control_plane,
@@ -395,6 +396,35 @@ fn the_log_is_written_and_synced(runtime: RuntimeKind) {
         assert!(log[50 * 4096..].iter().all(|byte| *byte == 0));
         stage.end();
     }
+}
+
+fn helper_threads_run_on_all_cores_of_the_process(runtime: RuntimeKind) {
+    let mut set = Set::of(runtime);
+    set.sync = LogSync::Thread;
+    let stage = set.start();
+    let mut stream = stage.connect("log\n");
+    // Once it has written, it has settled where it runs.
+    echo_is(&mut stream, b"x", b"w");
+    let cores = |dir: &std::path::Path| {
+        let status = std::fs::read_to_string(dir.join("status")).unwrap_or_default();
+        let line = status.lines().find(|l| l.starts_with("Cpus_allowed:"));
+        line.map(str::to_owned)
+    };
+    let all = cores(std::path::Path::new("/proc/self"));
+    let mut seen = 0;
+    until("those of the log and the ticker are not pinned", || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let helpers = tasks.filter(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            name.starts_with("log-") || name.starts_with("ticker")
+        });
+        let pinned = helpers.map(|task| cores(&task.path()) != all);
+        let pinned: Vec<bool> = pinned.collect();
+        seen = pinned.len();
+        pinned.iter().all(|pinned| !pinned)
+    });
+    assert!(seen >= 2, "only {seen} such threads");
+    stage.end();
 }
 
 fn a_failed_log_write_is_told(runtime: RuntimeKind) {

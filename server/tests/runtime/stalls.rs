@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// No round trip may take as long.
 const STALL: Duration = Duration::from_secs(1);
 
+/// For a write of the log to end once the hogs have.
+const LOG_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Round trips of one kind.
 struct Trips {
     name: &'static str,
@@ -47,8 +50,7 @@ pub fn nothing_stalls_under_cpu_hogs(runtime: RuntimeKind) {
         set.sync = sync;
         let stage = set.start();
         let hogs = Hogs::start(hogs.unwrap_or(2));
-        let all = run_all(&stage, time);
-        drop(hogs);
+        let all = run_all(&stage, time, hogs);
         for trips in all {
             let [half, most, longest] =
                 [0.5, 0.99, 1.0].map(|share| trips.quantile(share).as_secs_f64() * 1e3);
@@ -69,7 +71,8 @@ pub fn nothing_stalls_under_cpu_hogs(runtime: RuntimeKind) {
     }
 }
 
-fn run_all(stage: &Stage, time: Duration) -> [Trips; 5] {
+/// What is still under way after `time` ends without the hogs.
+fn run_all(stage: &Stage, time: Duration, hogs: Hogs) -> [Trips; 5] {
     std::thread::scope(|scope| {
         let run = |name, mut action: Box<dyn FnMut() + Send>| {
             let thread = scope.spawn(move || {
@@ -87,6 +90,7 @@ fn run_all(stage: &Stage, time: Duration) -> [Trips; 5] {
         // On the shard whose log is written too, and on the other.
         let mut socket = stage.connect("other echo\n");
         let mut log = stage.connect("other log\n");
+        log.set_read_timeout(Some(time + LOG_TIMEOUT)).unwrap();
         let mut timer = stage.connect("delay\n");
         let mut idle = stage.connect("echo\n");
         let threads = [
@@ -117,6 +121,8 @@ fn run_all(stage: &Stage, time: Duration) -> [Trips; 5] {
                 }),
             ),
         ];
+        std::thread::sleep(time);
+        drop(hogs);
         threads.map(|(name, thread)| Trips {
             name,
             took: thread.join().unwrap(),
