@@ -1,6 +1,7 @@
 //! What a shard must be told; plain data, a copy for each.
 
 use super::types::ShardId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A shard's settings.
@@ -14,6 +15,8 @@ pub struct ShardConfig {
     pub strict: bool,
     /// Who may connect.
     pub access: Access,
+    /// Rooms that are not opened: each held its core before.
+    pub quarantine: BTreeSet<String>,
     /// Bounds on what clients may do.
     pub limits: SessionLimits,
     /// Bounds on what they send.

@@ -21,6 +21,9 @@ const IDENTITY: Identity = Identity {
     shard: 0,
 };
 
+/// A room that is not opened.
+pub const QUARANTINED: &str = "quarantined";
+
 pub struct Rig {
     pub shard: Shard,
     pub disk: Arc<dyn Disk>,
@@ -64,11 +67,13 @@ impl Rig {
             ..engine_config()
         };
         let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, config).unwrap();
+        let quarantine = [QUARANTINED.to_owned()].into();
         let config = ShardConfig {
             id: ShardId(0),
             shards: 1,
             strict,
             access: Access::Loopback(Vec::new()),
+            quarantine,
             limits,
             guard: Limits::default(),
         };

@@ -133,6 +133,7 @@ impl Plan {
             shards,
             strict: self.strict,
             access: Access::Loopback(Vec::new()),
+            quarantine: Default::default(),
             limits: self.limits,
             guard: Limits::default(),
         }
