@@ -37,6 +37,12 @@ pub struct ServerEntry {
     /// What it speaks.
     #[serde(default)]
     pub dialect: Dialect,
+    /// A file that must be there, from the folder of the file that names it.
+    #[serde(default)]
+    pub needs: Option<PathBuf>,
+    /// How to come by the server where it is not there.
+    #[serde(default)]
+    pub install: Option<String>,
     /// Where the command runs: the folder of the file that names it.
     #[serde(skip)]
     pub folder: Option<PathBuf>,
@@ -93,8 +99,41 @@ pub fn command_entry(name: &str, command: Vec<String>) -> ServerEntry {
         env: BTreeMap::new(),
         path_template: default_path(),
         dialect: Dialect::default(),
+        needs: None,
+        install: None,
         folder: None,
     }
+}
+
+impl ServerEntry {
+    /// Why it cannot be started on this machine, and what to do about it.
+    pub fn missing(&self) -> Option<String> {
+        let folder = self.folder.clone().unwrap_or_default();
+        let lacking = match &self.needs {
+            Some(needs) if !folder.join(needs).exists() => folder.join(needs).display().to_string(),
+            _ => {
+                let program = self.command.first()?;
+                if program.starts_with('{') || is_program(&folder, program) {
+                    return None;
+                }
+                program.clone()
+            }
+        };
+        let install = self
+            .install
+            .as_ref()
+            .map_or_else(String::new, |how| format!(": {how}"));
+        Some(format!("{} is skipped, as {lacking} is not there{install}", self.name))
+    }
+}
+
+/// Whether `program` is a file, or one of that name is on the PATH.
+fn is_program(folder: &Path, program: &str) -> bool {
+    if program.contains('/') {
+        return Path::new(program).is_file() || folder.join(program).is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// How a comparison is run.
@@ -384,5 +423,22 @@ mod tests {
         let servers = load_servers(&path).unwrap();
         assert!(servers.iter().any(|server| server.name == "y-websocket"));
         assert!(servers.iter().all(|server| server.folder.is_some()));
+        assert!(servers.iter().all(|server| server.install.is_some()));
+    }
+
+    #[test]
+    fn what_is_not_installed_is_named_with_what_to_do() {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let mut entry = command_entry("peer", words(&["no-such-program", "--port"]));
+        entry.install = Some("`npm ci` in bench/peers".to_owned());
+        assert_eq!(
+            entry.missing().unwrap(),
+            "peer is skipped, as no-such-program is not there: `npm ci` in bench/peers"
+        );
+        entry.command = words(&["sh"]);
+        assert_eq!(entry.missing(), None);
+        entry.needs = Some("no/such/file".into());
+        assert!(entry.missing().unwrap().contains("no/such/file"));
+        assert!(floors().iter().all(|floor| floor.missing().is_none()));
     }
 }

@@ -160,7 +160,7 @@ struct CompareArgs {
     /// A file of servers. May be given several times.
     #[arg(long)]
     servers: Vec<PathBuf>,
-    /// The peers of bench/peers as well; `npm ci` there first.
+    /// The peers of bench/peers as well, as far as they are installed.
     #[arg(long)]
     peers: bool,
     /// Only servers whose names hold this; floors stay. May be given several times.
@@ -352,6 +352,13 @@ fn run_compare(arguments: &CompareArgs) -> Result<()> {
     if !arguments.only.is_empty() {
         servers.retain(|server| arguments.only.iter().any(|part| server.name.contains(part)));
     }
+    servers.retain(|server| {
+        let missing = server.missing();
+        if let Some(missing) = &missing {
+            eprintln!("{missing}");
+        }
+        missing.is_none()
+    });
     let mut all = compare::floors();
     all.append(&mut servers);
     let mut scenarios = Vec::new();
