@@ -69,6 +69,7 @@ impl Rig {
             shards: 1,
             strict,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             limits,
             guard: Limits::default(),
         };

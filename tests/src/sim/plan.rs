@@ -133,6 +133,7 @@ impl Plan {
             shards,
             strict: self.strict,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             limits: self.limits,
             guard: Limits::default(),
         }
