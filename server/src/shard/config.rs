@@ -1,6 +1,7 @@
 //! What a shard must be told; plain data, a copy for each.
 
 use super::types::ShardId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A shard's settings.
@@ -16,6 +17,8 @@ pub struct ShardConfig {
     pub access: Access,
     /// Seeds hashes of what clients choose; random in production.
     pub hash_seed: u64,
+    /// Rooms that are not opened: each held its core before.
+    pub quarantine: BTreeSet<String>,
     /// Bounds on what clients may do.
     pub limits: SessionLimits,
     /// Bounds on what they send.

@@ -67,7 +67,12 @@ pub enum Effect {
         bytes: Vec<u8>,
     },
     /// Write and sync a batch of the log, then [`super::Event::LogWritten`]. At most one at a time.
-    WriteLog(WriteJob),
+    WriteLog {
+        /// The batch.
+        job: WriteJob,
+        /// Its end may be noticed later, with what else wakes the core.
+        lazy: bool,
+    },
     /// Blocking work for a file-worker thread, then [`super::Event::JobDone`].
     RunJob(Job),
     /// Call [`super::Event::Timer`] at this time; replaces the time set before.

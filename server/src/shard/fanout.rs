@@ -53,12 +53,12 @@ impl Shard {
         let next = self.engine.poll(now.0, &mut requests);
         for request in requests.drain(..) {
             effects.list.push(match request {
-                Request::Write(job) => {
+                Request::Write { job, lazy } => {
                     self.write_began = now;
                     self.stats
                         .batch_bytes
                         .saturating_record(job.buffer.as_slice().len() as u64);
-                    Effect::WriteLog(job)
+                    Effect::WriteLog { job, lazy }
                 }
                 Request::Job(job) => Effect::RunJob(job),
             });
@@ -235,8 +235,9 @@ impl Shard {
         .into_iter()
         .flatten()
         .min();
+        // Also to a later time: a timer that nobody needs any more would wake the core for nothing.
         if let Some(at) = next
-            && self.timer.is_none_or(|set| at < set)
+            && self.timer != Some(at)
         {
             self.timer = Some(at);
             effects.list.push(Effect::SetTimer(at));

@@ -6,6 +6,7 @@ use collabblocks_server::shard::{
     ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, Mail, ShardId,
     Stats,
 };
+use collabblocks_storage_engine::{RoomId, Watch};
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -93,6 +94,8 @@ pub fn pattern(at: usize) -> u8 {
 /// Bytes of the file that is written to, zero-filled before.
 pub const SEGMENT_BYTES: u64 = 1 << 20;
 const POUR_BYTES: usize = 200_000;
+/// The room that "stick" stays in.
+pub const STICKY_ROOM: &str = "a/sticky%20room";
 pub const CHOKE_NS: u64 = 30_000_000;
 
 impl Toy {
@@ -204,6 +207,16 @@ impl Toy {
                 self.sleep = Some(Duration::from_millis(number as u64));
                 Wish::Echo
             }
+            "stick" => {
+                let room = RoomId {
+                    slot: 3,
+                    generation: 1,
+                };
+                self.context.heartbeat.enters_room(room, STICKY_ROOM);
+                std::thread::sleep(Duration::from_millis(number as u64));
+                self.context.heartbeat.leaves_room();
+                Wish::Echo
+            }
             "fatal" => {
                 effects.list.push(Effect::Fatal("asked to".into()));
                 return;
@@ -292,7 +305,8 @@ impl Toy {
         self.broadcast.clear();
         if !self.log_busy && !self.log_waits.is_empty() {
             self.log_busy = true;
-            effects.list.push(Effect::WriteLog(self.next_job()));
+            let job = self.next_job();
+            effects.list.push(Effect::WriteLog { job, lazy: false });
         }
         // What is poured goes on in the next turn.
         let pouring = self.conns.values().any(|conn| {

@@ -21,6 +21,9 @@ const IDENTITY: Identity = Identity {
     shard: 0,
 };
 
+/// A room that is not opened.
+pub const QUARANTINED: &str = "quarantined";
+
 pub struct Rig {
     pub shard: Shard,
     pub disk: Arc<dyn Disk>,
@@ -64,12 +67,14 @@ impl Rig {
             ..engine_config()
         };
         let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, config).unwrap();
+        let quarantine = [QUARANTINED.to_owned()].into();
         let config = ShardConfig {
             id: ShardId(0),
             shards: 1,
             strict,
             access: Access::Loopback(Vec::new()),
             hash_seed: 7,
+            quarantine,
             limits,
             guard: Limits::default(),
         };
@@ -122,7 +127,7 @@ impl Rig {
                 }
                 Effect::Read { conn, on: true } => assert!(self.paused.remove(&conn)),
                 Effect::Read { conn, on: false } => assert!(self.paused.insert(conn)),
-                Effect::WriteLog(job) => assert!(self.write.replace(job).is_none()),
+                Effect::WriteLog { job, .. } => assert!(self.write.replace(job).is_none()),
                 Effect::RunJob(job) => self.jobs.push(job),
                 Effect::SetTimer(at) => self.timer = Some(at.0),
                 Effect::Reply(reply) => self.replies.push(reply),

@@ -92,7 +92,7 @@ impl Host {
         self.next = self.engine.poll(self.now, &mut requests);
         for request in requests {
             match request {
-                Request::Write(job) => {
+                Request::Write { job, .. } => {
                     assert!(self.write.replace(job).is_none(), "one write at a time")
                 }
                 Request::Job(job) => self.jobs.push(job),

@@ -32,7 +32,7 @@ impl World {
                 self.log
                     .bytes(&self.nodes[shard].effects.frames[range.clone()]);
             }
-            Effect::WriteLog(job) => {
+            Effect::WriteLog { job, .. } => {
                 self.log.note(
                     self.now,
                     format_args!("shard {shard}: writes {}+{}", job.segment.0, job.offset),
@@ -108,7 +108,7 @@ impl World {
                     .server = ServerEnd::Gone;
                 self.end_down(id);
             }
-            Effect::WriteLog(job) => {
+            Effect::WriteLog { job, .. } => {
                 let node = &mut self.nodes[shard];
                 assert!(!node.writing, "one batch of the log is under way at a time");
                 node.writing = true;
@@ -146,7 +146,8 @@ impl World {
                     .write_at(&job.path, job.offset, &bytes[..part.min(bytes.len())]);
             written.and(Err(io::Error::other("simulated input/output error")))
         } else {
-            let written = self.disk.write_at(&job.path, job.offset, bytes);
+            let offset = self.offset_of_write(&job);
+            let written = self.disk.write_at(&job.path, offset, bytes);
             written.map(|()| bytes.len())
         };
         if result.is_err() {

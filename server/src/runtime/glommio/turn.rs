@@ -343,7 +343,7 @@ impl<C: Core> Turn<C> {
                     self.leave(conn, Leaving::Shard(to, handoff));
                 }
                 Effect::PassToControl { conn, bytes } => self.leave(conn, Leaving::Control(bytes)),
-                Effect::WriteLog(job) => self.log.send(job),
+                Effect::WriteLog { job, .. } => self.log.send(job),
                 Effect::RunJob(job) => self.ports.jobs.send(job),
                 Effect::SetTimer(at) => self.timer = Some(at),
                 Effect::Reply(reply) => self.reply(reply),

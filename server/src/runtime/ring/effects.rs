@@ -35,14 +35,12 @@ impl<C: Core> Ring<C> {
                 Effect::PassToControl { conn, bytes } => {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
-                Effect::WriteLog(job) => {
+                Effect::WriteLog { job, lazy } => {
                     if let Some(thread) = &self.log_thread {
                         thread.send(job);
                         continue;
                     }
-                    // A core at rest notices the end at once; a busy one with what else wakes it.
-                    let busy = self.seat.now < self.turn_before.after(self.ports.log_lag);
-                    let ended = if busy {
+                    let ended = if lazy && !self.ports.log_lag.is_zero() {
                         self.log_due = Some(self.seat.now.after(self.ports.log_lag));
                         let ended = self.log.start(&mut self.log_uring, job)?;
                         self.log_uring.enter(None)?;
