@@ -133,6 +133,7 @@ impl Bench {
             shards: 1,
             strict: false,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             limits: SessionLimits::default(),
             guard: Limits::default(),
             quarantine: Default::default(),
