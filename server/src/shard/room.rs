@@ -2,6 +2,7 @@
 //! of the turn.
 
 use super::presence::Presence;
+use super::tally::Counts;
 use super::types::ConnId;
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
@@ -125,6 +126,8 @@ pub struct Room {
     pub held: usize,
     /// The slices of the room's whole state, while somebody is still getting them.
     pub whole_state: Option<WholeState>,
+    /// What of it is in the shard's sums.
+    pub counted: Counts,
 }
 
 impl Room {
@@ -142,6 +145,7 @@ impl Room {
             backlog: None,
             held,
             whole_state: None,
+            counted: Counts::default(),
         }
     }
 
