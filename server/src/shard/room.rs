@@ -3,6 +3,7 @@
 
 use super::presence::Presence;
 use super::stream::Answered;
+use super::tally::Counts;
 use super::types::ConnId;
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
@@ -118,6 +119,8 @@ pub struct Room {
     pub held: usize,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
+    /// What of it is in the shard's sums.
+    pub counted: Counts,
 }
 
 impl Room {
@@ -136,6 +139,7 @@ impl Room {
             backlog: None,
             held,
             answers: Vec::new(),
+            counted: Counts::default(),
         }
     }
 
