@@ -3,7 +3,7 @@
 
 use crate::generator::Target;
 use crate::generator::join::{Crowd, Joined};
-use crate::process::{CpuTime, Memory, Server};
+use crate::process::{CpuTime, Memory, Server, forget_peak};
 use crate::run::Watched;
 use crate::scenario::Scenario;
 use crate::table::{Figure, UNBATCHED};
@@ -87,8 +87,7 @@ impl Joining {
         note(Some(Figure::new("load: edits/s", edits / taken_s, 0)));
 
         if let Some(pid) = watched.pid {
-            // The peak from here on. Where it is refused, the peak is that of the load too.
-            let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
+            forget_peak(pid);
         }
         let before = cpu_s(watched)?;
         let joined = crowd.join(self.joins, self.over)?;
@@ -117,8 +116,6 @@ impl Joining {
             let mut cold: Option<Joined> = None;
             for _ in 0..self.restarts {
                 server.restart()?;
-                // It has begun to listen; what else it does at its start is not the room's opening.
-                std::thread::sleep(std::time::Duration::from_millis(500));
                 let mut crowd = Crowd::new(self, &scenario, target)?;
                 let Ok(opened) = crowd.join(1, 0.0) else {
                     // It kept nothing: there is no cold opening to time.

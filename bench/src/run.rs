@@ -1,7 +1,7 @@
 //! One measured run: the generator on one side, the server's process on the other.
 
 use crate::generator::{self, Moment, Target};
-use crate::process::{CpuTime, Memory, Server, core_busy_s};
+use crate::process::{CpuTime, Memory, Server, core_busy_s, forget_peak};
 use crate::report::{Report, ServerUse, ratio};
 use crate::scenario::Scenario;
 use crate::table::Figure;
@@ -104,7 +104,10 @@ fn measure_load(
     let outcome = generator::run(scenario, target, &mut |moment| {
         let sample = Sample::take(watched, target)?;
         match moment {
-            Moment::Start => before = sample,
+            Moment::Start => {
+                watched.pid.into_iter().for_each(forget_peak);
+                before = sample;
+            }
             Moment::WindowStart => first = sample,
             Moment::WindowEnd => last = sample,
             Moment::End => end = sample,
