@@ -33,7 +33,7 @@ pub struct Watched<'a> {
 }
 
 /// What came of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Measured {
     /// The figures that stand in a table.
     pub figures: Vec<Figure>,
@@ -60,11 +60,7 @@ pub fn measure(
                 report: Some(report),
             })
         }
-        Work::Join(joining) => Ok(Measured {
-            figures: joining.measure(target, watched, server)?,
-            warnings: Vec::new(),
-            report: None,
-        }),
+        Work::Join(joining) => joining.measure(target, watched, server),
     }
 }
 
