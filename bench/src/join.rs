@@ -10,6 +10,7 @@ use crate::table::{Figure, UNBATCHED};
 use crate::{Error, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A scenario of this kind.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -32,6 +33,9 @@ pub struct Joining {
     /// How often the server is started again, to be joined by one client each time.
     #[serde(default)]
     pub restarts: usize,
+    /// Seconds that it is left alone before the first of those: some write only now and then.
+    #[serde(default)]
+    pub rest: f64,
 }
 
 impl Joining {
@@ -45,7 +49,12 @@ impl Joining {
         let whole = self.document_edits > 0
             && self.document_chars > 0
             && self.document_chars.is_multiple_of(self.document_edits);
-        if self.rooms == 0 || self.joins == 0 || !whole || self.over < 0.0 {
+        if self.rooms == 0
+            || self.joins == 0
+            || !whole
+            || self.over < 0.0
+            || !(0.0..600.0).contains(&self.rest)
+        {
             return Err(Error::new(
                 "a join needs rooms, joins, and a document whose edits are all of one length",
             ));
@@ -115,6 +124,7 @@ impl Joining {
         server: &mut Server,
         measured: &mut Measured,
     ) -> Result<()> {
+        std::thread::sleep(Duration::from_secs_f64(self.rest));
         let mut cold: Option<Joined> = None;
         for _ in 0..self.restarts {
             server.restart()?;
