@@ -5,11 +5,13 @@
 //! not see what a ring does. Mounting wants root and `/dev/fuse`; see [`FaultFs::mount`].
 
 mod client;
+mod disk;
 mod fs;
 mod server;
 mod tree;
 
 pub use client::{Client, Heard, ledger};
+pub use disk::{Mounted, ext4_image};
 pub use fs::FaultFs;
 pub use server::{Server, binary};
 pub use tree::{Cut, DiskFault, Faults, Operation};

@@ -5,12 +5,10 @@
 //! Wants root, `/dev/fuse` and loop devices.
 
 use clap::Parser;
-use collabblocks_fault_fs::{Client, FaultFs, Heard, Server, binary, ledger};
+use collabblocks_fault_fs::{Client, FaultFs, Heard, Mounted, Server, binary, ext4_image, ledger};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const IMAGE_BYTES: u64 = 160 << 20;
@@ -28,65 +26,6 @@ struct Arguments {
     /// Arguments for the server, such as `--runtime=glommio`.
     #[arg(last = true)]
     server: Vec<String>,
-}
-
-fn run(command: &mut Command) -> Result<String, String> {
-    let done = command
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if !done.status.success() {
-        let why = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("{command:?}: {why}"));
-    }
-    Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
-}
-
-fn made(dir: &Path) -> Result<Vec<u8>, String> {
-    let path = dir.join("new.img");
-    let file = std::fs::File::create(&path).map_err(|e| e.to_string())?;
-    file.set_len(IMAGE_BYTES).map_err(|e| e.to_string())?;
-    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path))?;
-    let bytes = std::fs::read(&path).map_err(|e| e.to_string())?;
-    std::fs::remove_file(&path).map_err(|e| e.to_string())?;
-    Ok(bytes)
-}
-
-/// An image that is mounted.
-struct Mounted {
-    device: String,
-    at: PathBuf,
-}
-
-impl Mounted {
-    fn new(image: &Path, at: &Path) -> Result<Self, String> {
-        let device = run(Command::new("losetup")
-            .args(["--find", "--show"])
-            .arg(image))?;
-        let mounted = Self {
-            device,
-            at: at.into(),
-        };
-        run(Command::new("mount")
-            .args(["-t", "ext4"])
-            .arg(&mounted.device)
-            .arg(at))?;
-        Ok(mounted)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Without power the file system cannot even be unmounted in order.
-        for _ in 0..100 {
-            if run(Command::new("umount").arg(&self.at)).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        if let Err(error) = run(Command::new("losetup").arg("--detach").arg(&self.device)) {
-            eprintln!("{error}");
-        }
-    }
 }
 
 /// Writes until the connection is over; what was acknowledged.
@@ -111,7 +50,7 @@ fn rounds(arguments: &Arguments) -> Result<(), String> {
     for folder in [&fuse, &disk] {
         std::fs::create_dir(folder).map_err(|e| e.to_string())?;
     }
-    let (binary, mut image) = (binary(), made(dir.path())?);
+    let (binary, mut image) = (binary(), ext4_image(dir.path(), IMAGE_BYTES)?);
     let fs = FaultFs::mount(&fuse).map_err(|e| format!("FUSE cannot be mounted: {e}"))?;
     let mut rng = StdRng::seed_from_u64(arguments.seed);
     let mut promised: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); ROOMS.len()];
