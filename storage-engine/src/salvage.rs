@@ -17,8 +17,8 @@ use crate::snapshot::read::Entry;
 use crate::snapshot::scan;
 use crate::snapshot::write::{self, Encoded};
 use crate::store::{Store, home_shard};
-use collabblocks_wal::inspect::{inspect, inspect_segment};
-use collabblocks_wal::{Disk, Identity, Lsn, OpenError, RecordKind, RoomKey};
+use collabblocks_wal::inspect::{SegmentInfo, inspect, inspect_segment};
+use collabblocks_wal::{Disk, Lsn, OpenError, RecordKind, RoomKey};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -60,13 +60,19 @@ pub fn salvage(
         });
     }
     let mut salvaged = Salvaged::default();
-    let mut found = find(&**disk, from, &mut salvaged.faults)?;
-    let shards = u16::try_from(found.len()).unwrap_or(u16::MAX).max(1);
-    let new = Store::fresh(to, shards, config, entropy);
-    let config = new.shard_config(0, config);
+    let Found {
+        dirs,
+        segment_bytes,
+    } = find(&**disk, from, &mut salvaged.faults)?;
+    let mut config = config.clone();
+    if let Some(bytes) = segment_bytes {
+        config.log.segment_bytes = bytes;
+    }
+    let shards = u16::try_from(dirs.len()).unwrap_or(u16::MAX).max(1);
+    let new = Store::fresh(to, shards, &config, entropy);
     let mut targets: Vec<Target> = (0..shards).map(|shard| Target::new(&new, shard)).collect();
     let mut rooms: BTreeMap<String, SalvagedRoom> = BTreeMap::new();
-    for dir in found.drain(..) {
+    for dir in dirs {
         let mut shard = Shard::default();
         shard.read_snapshots(&**disk, &dir, &mut salvaged.faults);
         shard.read_log(&**disk, &dir, &mut salvaged.faults);
@@ -87,12 +93,15 @@ pub fn salvage(
     Ok(salvaged)
 }
 
+/// Where to read.
+struct Found {
+    dirs: Vec<ShardDir>,
+    /// Bytes of a log segment, if anything says so.
+    segment_bytes: Option<u64>,
+}
+
 /// The shards of the newest generation; whose they are, from the store file or else the logs.
-fn find(
-    disk: &dyn Disk,
-    from: &Path,
-    faults: &mut Vec<String>,
-) -> Result<Vec<ShardDir>, OpenError> {
+fn find(disk: &dyn Disk, from: &Path, faults: &mut Vec<String>) -> Result<Found, OpenError> {
     let store = match Store::existing(disk, from) {
         Ok(Some(store)) if store.generation() > 0 => Some(store),
         Ok(_) => None,
@@ -114,7 +123,8 @@ fn find(
         }
     };
     let generation = from.join(generation);
-    let mut shards = Vec::new();
+    let mut dirs = Vec::new();
+    let mut segment_bytes = store.as_ref().map(Store::segment_bytes);
     for name in list(disk, &generation)? {
         let Some(shard) = name.strip_prefix("shard-").and_then(|n| n.parse().ok()) else {
             continue;
@@ -122,25 +132,29 @@ fn find(
         let root = generation.join(&name);
         let identity = match &store {
             Some(store) => Some(store.identity(shard)),
-            None => identity_of(disk, &root),
+            None => header(disk, &root).map(|header| {
+                segment_bytes = Some(header.segment_bytes);
+                header.identity
+            }),
         };
         match identity {
-            Some(identity) => shards.push(ShardDir::new(&root, identity)),
+            Some(identity) => dirs.push(ShardDir::new(&root, identity)),
             None => faults.push(format!(
                 "{}: nothing says which store it is of; it is left out",
                 root.display()
             )),
         }
     }
-    Ok(shards)
+    Ok(Found {
+        dirs,
+        segment_bytes,
+    })
 }
 
-/// Whose log segments stand in a shard's directory.
-fn identity_of(disk: &dyn Disk, root: &Path) -> Option<Identity> {
+/// What the first readable log segment in a shard's directory says of itself.
+fn header(disk: &dyn Disk, root: &Path) -> Option<SegmentInfo> {
     let segments = inspect(disk, &root.join("wal")).ok()?;
-    segments
-        .into_iter()
-        .find_map(|segment| Some(segment.header.ok()?.identity))
+    segments.into_iter().find_map(|segment| segment.header.ok())
 }
 
 /// All that can be read of a room.

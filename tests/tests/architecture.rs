@@ -279,20 +279,35 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("bench", &[]),
     ("tuning", &[]),
+    ("tests/fault-fs", &[]),
     ("tests/xtask", &[]),
 ];
 
 /// Dependencies that only some packages may have.
 const OWNED: &[(&str, &[&str])] = &[
     // The server: in its tests, as a client.
-    ("yrs", &["storage-engine", "server", "bench", "tests"]),
+    (
+        "yrs",
+        &[
+            "storage-engine",
+            "server",
+            "bench",
+            "tests",
+            "tests/fault-fs",
+        ],
+    ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
     ("tokio", &["server"]),
     ("hyper", &["server"]),
-    ("tungstenite", &["server", "bench", "tests"]),
+    (
+        "tungstenite",
+        &["server", "bench", "tests", "tests/fault-fs"],
+    ),
     ("rtrb", &["server"]),
-    ("clap", &["server/cli", "bench", "tests"]),
+    ("clap", &["server/cli", "bench", "tests", "tests/fault-fs"]),
+    ("fuser", &["tests/fault-fs"]),
+    ("libfuzzer-sys", &["tests/fuzz"]),
 ];
 
 fn root() -> PathBuf {

@@ -19,6 +19,7 @@ Commands:
   test --list            Lists the steps
   page                   Builds the page that the server carries
   bench [ARGUMENT]...    Runs the benchmark with these arguments
+  fuzz TARGET [SECONDS]  Looks for inputs that make a decoder panic, for a minute if not said
   deny                   Checks licences and sources of all dependencies
   help                   Prints this
 ";
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
         ["test", options @ ..] => test(options),
         ["page"] => one("page", steps::page),
         ["bench", rest @ ..] => one("bench", |root| steps::bench(root, rest)),
+        ["fuzz", target] => one("fuzz", |root| steps::fuzz(root, target, "60")),
+        ["fuzz", target, time] => one("fuzz", |root| steps::fuzz(root, target, time)),
         ["deny"] => one("deny", steps::deny),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
