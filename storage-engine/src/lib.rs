@@ -27,6 +27,7 @@ mod snapshot;
 mod space;
 mod store;
 mod survey;
+mod watch;
 
 pub use config::*;
 pub use engine::Engine;
@@ -37,3 +38,4 @@ pub use room_doc::{Applied, RoomDoc, split_update};
 pub use salvage::{Salvaged, SalvagedRoom, salvage};
 pub use store::{Store, home_shard};
 pub use survey::{ShardSurvey, Survey, survey};
+pub use watch::Watch;

@@ -286,19 +286,21 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Dependencies that only some packages may have.
 const OWNED: &[(&str, &[&str])] = &[
     // The server: in its tests, as a client.
+    // The peer of the benchmark is another's server.
     (
         "yrs",
         &[
             "storage-engine",
             "server",
             "bench",
+            "bench/peers/yrs-warp",
             "tests",
             "tests/fault-fs",
         ],
     ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
-    ("tokio", &["server"]),
+    ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
     (
         "tungstenite",

@@ -123,7 +123,7 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
         for request in requests.drain(..) {
             match request {
                 Request::Job(job) => engine.on_job_done(0, job.run(disk), &mut notices),
-                Request::Write(job) => {
+                Request::Write { job, .. } => {
                     let len = job.buffer.len();
                     let written = disk
                         .write_at(&job.path, job.offset, job.buffer.as_slice())
@@ -147,9 +147,8 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
     if status != RoomStatus::Ready {
         return Err(format!("{name} is never ready"));
     }
-    let mut state = Vec::new();
-    engine
-        .diff(room, &[0], &mut state)
+    let state = engine
+        .diff(room, &[0])
         .map_err(|e| format!("{name}: {e}"))?;
     let mut document = Document::new(1);
     document.apply(&state)?;

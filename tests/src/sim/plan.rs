@@ -167,6 +167,7 @@ impl Plan {
             shards,
             strict: self.strict,
             access: Access::Loopback(Vec::new()),
+            quarantine: Default::default(),
             limits: self.limits,
             guard: Limits::default(),
         }
@@ -223,7 +224,7 @@ fn later_faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
 }
 
 fn limits(rng: &mut Rng) -> SessionLimits {
-    SessionLimits {
+    let mut limits = SessionLimits {
         http_head_timeout: Duration::from_secs(1),
         queue_soft_bytes: *rng.pick(&[200, 4 << 10, 1 << 20]),
         queue_hard_bytes: *rng.pick(&[16 << 10, 1 << 20]),
@@ -234,7 +235,12 @@ fn limits(rng: &mut Rng) -> SessionLimits {
         ping: Duration::from_secs(1),
         slice_bytes: *rng.pick(&[256, SLICE_BYTES]),
         ..SessionLimits::default()
+    };
+    if limits.slice_bytes < SLICE_BYTES && limits.queue_soft_bytes < 1 << 20 {
+        // One large answer at a time.
+        limits.answer_bytes_max = 1;
     }
+    limits
 }
 
 fn engine(rng: &mut Rng) -> EngineConfig {

@@ -142,6 +142,12 @@ impl World {
                     self.feed(shard, Event::Drained { conn });
                 }
             }
+            Input::Progress(conn, unsent_bytes) => {
+                if self.nodes[shard].live(conn).is_some() {
+                    self.saw("progress");
+                    self.feed(shard, Event::Blocked { conn, unsent_bytes });
+                }
+            }
             Input::Refused(conn) => {
                 if let Some(state) = self.nodes[shard].get(conn) {
                     state.live = true;
@@ -218,9 +224,14 @@ impl World {
     /// The bounds of what a runtime can see.
     fn check_node(&mut self, shard: usize) {
         let limits = self.plan.limits;
-        let patience = limits.slow_reader_timeout.as_nanos() as u64 + 2 * SECOND;
+        // Each sixteenth that is taken gives it time for the next.
+        let patience = 17 * limits.slow_reader_timeout.as_nanos() as u64 + 2 * SECOND;
         for (id, conn) in self.nodes[shard].conns() {
             if let Some(since) = conn.blocked_since.filter(|_| conn.live) {
+                assert!(
+                    !conn.farewell,
+                    "{id:?} was told its farewell and not closed"
+                );
                 let blocked = self.now - since;
                 assert!(
                     blocked < patience,
