@@ -25,8 +25,7 @@ fn check(room: &RoomDoc) {
         vector
     };
     assert_eq!(vector(room), vector(&again), "a state is not read whole");
-    let mut diff = Vec::new();
-    room.diff(&[0], &limits(), &mut diff)
+    room.diff(&[0], &limits())
         .expect("an empty state vector is good");
 }
 
