@@ -323,6 +323,7 @@ impl Shard {
         if behind {
             room.caught_up();
         }
+        room.asks.retain(|ask| ask.0 != id);
         room.presence.leave(id, &clients);
         if room.is_empty() {
             self.rooms[room_id.slot as usize] = None;
