@@ -1,7 +1,7 @@
 //! A whole server from a checked configuration: storage, shards, runtime, control plane.
 
 use crate::config::{self, Config};
-use crate::control::{self, Control, Ended, PASSED_SOCKETS_MAX, Shards};
+use crate::control::{self, Control, Ended, Hosts, PASSED_SOCKETS_MAX, Shards};
 use crate::preflight::Prepared;
 use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
@@ -148,6 +148,10 @@ pub fn serve_until(
             replies,
             sockets,
             listener: control_listener,
+            hosts: match config.access {
+                config::Access::Loopback => Hosts::local(&config.allowed_origins),
+                config::Access::Open => Hosts::Any,
+            },
             drain_timeout: Duration::from_millis(config.limits.shutdown_timeout_ms),
         },
         stop,

@@ -178,6 +178,7 @@ impl Shard {
             .expect("the connection being attached is there");
         let session = Session::new(room_id, index, false, now);
         connection.stage = Stage::Session(Box::new(session));
+        self.tally(room_id);
         if full {
             self.count_refused("room_full");
             self.close(
@@ -219,6 +220,7 @@ impl Shard {
         if anyone {
             self.list(id);
         }
+        self.tally(room_id);
         if let Some(connection) = self.connection(id)
             && connection.blocked_since.is_some()
         {

@@ -14,6 +14,7 @@ mod session;
 mod stats;
 mod stream;
 mod sweep;
+mod tally;
 mod types;
 mod wants;
 
@@ -67,6 +68,7 @@ pub struct Shard {
     drain: Drain,
     write_began: Instant,
     stats: Stats,
+    counts: tally::Counts,
     scratch: Vec<u8>,
     notices: Vec<Notice>,
     requests: Vec<collabblocks_storage_engine::Request>,
@@ -110,6 +112,7 @@ impl Shard {
             drain: Drain::No,
             write_began: Instant(0),
             stats: Stats::default(),
+            counts: tally::Counts::default(),
             scratch: Vec::new(),
             notices: Vec::new(),
             requests: Vec::new(),
@@ -181,13 +184,10 @@ impl Shard {
                 let mut stats = Box::new(self.stats.clone());
                 stats.engine = self.engine.stats();
                 stats.connections = self.live as u64;
-                let rooms = || self.rooms.iter().flatten();
-                stats.rooms = rooms().count() as u64;
-                stats.sessions = rooms()
-                    .map(|r| (r.sessions.len() + r.loading.len()) as u64)
-                    .sum();
-                stats.presence_clients = rooms().map(|r| r.presence.present() as u64).sum();
-                stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();
+                stats.rooms = self.counts.rooms;
+                stats.sessions = self.counts.sessions;
+                stats.presence_clients = self.counts.present;
+                stats.sessions_behind = self.counts.behind;
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
                 stats.answer_bytes = self.answers.alive_bytes() as u64;
                 stats.answers_waiting = self.waiting.len() as u64;
@@ -326,10 +326,11 @@ impl Shard {
         room.asks.retain(|ask| ask.0 != id);
         room.presence.leave(id, &clients);
         if room.is_empty() {
-            self.rooms[room_id.slot as usize] = None;
+            self.drop_room(room_id);
         } else if room.presence.has_changes() {
             self.touch_room(room_id);
         }
+        self.tally(room_id);
         self.engine.detach(now.0, room_id);
     }
 }

@@ -3,6 +3,7 @@
 
 use super::presence::Presence;
 use super::stream::Answered;
+use super::tally::Counts;
 use super::types::ConnId;
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
@@ -124,6 +125,8 @@ pub struct Room {
     pub asks: Vec<(ConnId, u64, u32)>,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
+    /// What of it is in the shard's sums.
+    pub counted: Counts,
 }
 
 impl Room {
@@ -143,6 +146,7 @@ impl Room {
             held,
             asks: Vec::new(),
             answers: Vec::new(),
+            counted: Counts::default(),
         }
     }
 

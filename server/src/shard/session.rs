@@ -401,6 +401,7 @@ impl Shard {
             ) {
                 Verdict::Taken => {
                     self.stats.presence_states += 1;
+                    self.tally(room_id);
                     self.touch_room(room_id);
                     if let Some(session) = self.session(id) {
                         match entry.state {

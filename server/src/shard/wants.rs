@@ -227,6 +227,7 @@ impl Shard {
         if let Some(session) = self.session(id) {
             session.behind = Some(Box::new(behind));
         }
+        self.tally(room_id);
     }
 
     /// It takes bytes again: it goes on with what it was getting, then is told what it missed.
@@ -250,6 +251,7 @@ impl Shard {
             y_websocket::presence(&states, &mut missed);
         }
         room.caught_up();
+        self.tally(room_id);
         if let Some(connection) = self.touch(id) {
             connection.out.extend_from_slice(&missed);
         }
