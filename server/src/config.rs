@@ -78,9 +78,11 @@ keys::config! {
         /// an fdatasync linked to it), or `thread` (as `dsync`, on a thread of its own: for machines
         /// with more work than cores). The glommio runtime always uses a thread.
         sync: WalSync = WalSync::Dsync, Bound::Any;
-        /// Microseconds that a commit may wait for company. At rest an update is committed at once;
-        /// under load it waits for at least half of this, and a batch that is durable may be noticed
-        /// half of this later. Acknowledgements wait for it, delivery to peers does not.
+        /// Microseconds that a commit may wait for company. Where updates come further apart than
+        /// this, each is committed at once. Otherwise a commit waits for at least half of this, and
+        /// with `durability = "ack"` on the ring runtime one that is durable may be noticed this
+        /// much later. Acknowledgements wait for it; delivery to peers waits with
+        /// `durability = "strict"` alone.
         commit_delay_us: u64 = 2_000, Bound::Range(0, 2_000);
         /// Pending bytes at which a commit does not wait.
         commit_bytes: usize = 256 << 10, Bound::Range(0, 64 << 20);
@@ -145,14 +147,17 @@ keys::config! {
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
         /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
-        /// Milliseconds within which a client must take what its socket holds back, else its
-        /// connection is dropped; it may come back.
+        /// Milliseconds within which a client must take a sixteenth of what its socket holds back
+        /// (at least 128 KiB, or all), else its connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Commands that wait for a room that is loading; at the cap their connections are not
         /// read any further.
         load_queue_commands_max: usize = 1_000, Bound::Range(1, 1 << 24);
         /// Bytes of commands that wait for a room that is loading; at the cap as above.
         load_queue_bytes_max: usize = 5 << 20, Bound::Range(4 << 10, 1 << 30);
+        /// Bytes of distinct sync answers that a core is sending; those who ask for what another one is
+        /// getting share it. Once there are so many, further ones wait until some have gone out.
+        answer_bytes_max: usize = 128 << 20, Bound::Range(1 << 20, 64 << 30);
         /// Milliseconds that a session waits for its room to load before it is closed with 1013
         /// (try again later).
         load_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);

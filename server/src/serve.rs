@@ -127,7 +127,11 @@ pub fn serve_until(
             config::WalSync::Thread => LogSync::Thread,
         })
         .files_max(prepared.files_max)
-        .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
+        .log_lag(match config.durability {
+            config::Durability::Ack => Duration::from_micros(config.wal.commit_delay_us),
+            // Deliveries wait for the log.
+            config::Durability::Strict => Duration::ZERO,
+        })
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
             ..WatchdogConfig::default()
@@ -276,6 +280,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             slow_reader_timeout: ms(limits.slow_reader_timeout_ms),
             load_queue_commands_max: limits.load_queue_commands_max,
             load_queue_bytes_max: limits.load_queue_bytes_max,
+            answer_bytes_max: limits.answer_bytes_max,
             load_timeout: ms(limits.load_timeout_ms),
             gap_repeats_max: limits.gap_repeats_max,
             keepalive: ms(limits.keepalive_ms),

@@ -9,7 +9,7 @@ use crate::guard::Refusal;
 use crate::index::Segments;
 use crate::job::{Done, Job, JobDone, Work};
 use crate::paths::ShardDir;
-use crate::room_doc::Applied;
+use crate::room_doc::{Applied, RoomDoc};
 use crate::rooms::{DocState, Rooms};
 use crate::space::Space;
 use crate::watch::{Watch, Watched};
@@ -132,7 +132,8 @@ impl Engine {
                 });
             }
         };
-        self.commit.pending_since.get_or_insert(now);
+        self.commit
+            .on_appended(now, nanos(self.config.commit_delay));
         let Some(appended) = self.log_update(id, bytes) else {
             self.quarantine(id, before);
             return Err(Refusal::Unavailable("the server's disk is behind"));
@@ -199,13 +200,27 @@ impl Engine {
         }
     }
 
-    /// Appends the diff for a client's state vector, update v1.
-    pub fn diff(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// The diff for a client's state vector, update v1.
+    pub fn diff(&self, room: RoomId, sv: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let (name, doc) = self.ready(room)?;
+        let work = || doc.diff(sv, &self.config.limits);
+        self.watched.within(room, name, work)
+    }
+
+    /// Appends a client's state vector as far as the room has it, in the one way to write it. Clients
+    /// of which this is the same lack the same.
+    pub fn clamp(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        self.ready(room)?.1.clamp(sv, &self.config.limits, out)
+    }
+
+    /// Bytes of the room's encoded state, at most.
+    pub fn state_bytes_max(&self, room: RoomId) -> usize {
+        self.ready(room).map_or(0, |(_, doc)| doc.state_bytes_max())
+    }
+
+    fn ready(&self, room: RoomId) -> Result<(&str, &RoomDoc), Refusal> {
         match self.rooms.get(room).map(|room| (&room.name, &room.doc)) {
-            Some((name, DocState::Ready(doc))) => {
-                let work = || doc.diff(sv, &self.config.limits, out);
-                self.watched.within(room, name, work)
-            }
+            Some((name, DocState::Ready(doc))) => Ok((name, doc)),
             _ => Err(Refusal::Unavailable("the room is being read from disk")),
         }
     }

@@ -134,7 +134,7 @@ fn whoever_watches_is_told_of_all_work_on_a_document() {
     assert_eq!(told(), ["a"]);
     host.engine.state_vector(id, &mut Vec::new());
     assert_eq!(told(), ["a"]);
-    host.engine.diff(id, &[0], &mut Vec::new()).unwrap();
+    host.engine.diff(id, &[0]).unwrap();
     assert_eq!(told(), ["a"]);
     host.engine.detach(host.now, id);
     host.run_for(1000 * MS);

@@ -32,6 +32,7 @@ on_each_runtime!(
     two_thousand_handoffs_lose_no_byte_and_no_descriptor,
     a_full_mailbox_refuses_the_handoff,
     a_slow_reader_is_blocked_then_drained_and_gets_all_in_order,
+    what_a_slow_reader_takes_is_told_and_it_is_told_why_it_is_closed,
     resets_during_sends_close_once_and_disturb_nobody,
     connections_that_come_and_go_leak_nothing,
     half_open_connections_are_held_and_let_go,
@@ -197,6 +198,36 @@ fn a_slow_reader_is_blocked_then_drained_and_gets_all_in_order(runtime: RuntimeK
     until("all are drained", || {
         get(&stage.counts.blocked) == get(&stage.counts.drained)
     });
+    stage.end();
+}
+
+fn what_a_slow_reader_takes_is_told_and_it_is_told_why_it_is_closed(runtime: RuntimeKind) {
+    const BYTES: usize = 16_000_000;
+    let stage = Set::of(runtime).start();
+    let mut buffer = vec![0; 50_000];
+    let mut expect_pattern = |stream: &mut TcpStream| {
+        let mut at = 0;
+        while at < BYTES {
+            let most = buffer.len().min(BYTES - at);
+            let len = stream.read(&mut buffer[..most]).unwrap();
+            assert!(len > 0, "ended at {at}");
+            let mut bytes = buffer[..len].iter().enumerate();
+            assert!(bytes.all(|(index, byte)| *byte == toy::pattern(at + index)));
+            at += len;
+        }
+    };
+    let mut stream = stage.connect(&format!("flood {BYTES}\n"));
+    until("it is blocked", || get(&stage.counts.blocked) == 1);
+    expect_pattern(&mut stream);
+    expect(&mut stream, toy::FAREWELL);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "and nothing after it");
+    // One that is not closed: in sixteenths, at most.
+    let mut stream = stage.connect(&format!("gush {BYTES}\n"));
+    until("it is blocked", || get(&stage.counts.blocked) == 2);
+    expect_pattern(&mut stream);
+    until("it is drained", || get(&stage.counts.drained) == 1);
+    let progress = get(&stage.counts.progress);
+    assert!((2..=16).contains(&progress), "{progress}");
     stage.end();
 }
 

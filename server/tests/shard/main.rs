@@ -2,6 +2,7 @@
 
 mod durable;
 mod floods;
+mod joiners;
 mod presence;
 mod rig;
 mod slow;
