@@ -51,12 +51,16 @@ pub struct Shard {
     answers: stream::Answers,
     /// Bytes of them that may still be made in this turn.
     answer_bytes_left: usize,
+    /// Bytes that may still be copied in this turn for sessions that wrote in it.
+    own_copies_left: usize,
     /// Sessions that are to be told what they want.
     wanting: Vec<ConnId>,
     /// Sessions whose answer waits for its turn, first come first.
     waiting: Vec<ConnId>,
     /// Bytes of half-sent messages of all connections.
     half_read_bytes: usize,
+    /// Bytes of messages that wait for their room to load.
+    loading_bytes: usize,
     /// Bytes of frames that recent turns had, at most.
     frames_peak: usize,
     sweep: sweep::Sweep,
@@ -97,9 +101,11 @@ impl Shard {
             streams: 0,
             answers: stream::Answers::default(),
             answer_bytes_left: 0,
+            own_copies_left: 0,
             wanting: Vec::new(),
             waiting: Vec::new(),
             half_read_bytes: 0,
+            loading_bytes: 0,
             frames_peak: 0,
             sweep: sweep::Sweep::default(),
             timer: None,
@@ -292,13 +298,16 @@ impl Shard {
         };
         let room_id = session.room;
         let index = session.index;
-        let live = session.loading.is_none();
+        let loading = session.loading.take();
         let behind = session.behind.is_some();
         let streams = session.stream.is_some();
         let clients = std::mem::take(&mut session.clients);
         self.streams -= usize::from(streams);
+        let loading_bytes = loading.as_ref().map_or(0, |queue| queue.bytes);
+        self.loading_bytes -= loading_bytes;
         let room = self.room(room_id);
-        let list = if live {
+        room.loading_bytes -= loading_bytes;
+        let list = if loading.is_none() {
             &mut room.sessions
         } else {
             &mut room.loading
