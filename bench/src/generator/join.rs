@@ -33,7 +33,7 @@ pub(super) struct Joins {
 struct Join {
     /// Bytes that it received.
     bytes: u64,
-    /// Characters in the updates that it received.
+    /// Characters that it received, from the document's first on without a gap.
     chars: u64,
     /// When it had its whole document; 0 before.
     complete_ns: u64,
@@ -64,8 +64,13 @@ impl Joins {
 
     pub(super) fn on_update(&mut self, index: usize, update: &[u8]) {
         let join = &mut self.each[index];
-        // What cannot be read is missed in the sum, and ends the run.
-        let _ = update::for_each_range(update, |_, _, length| join.chars += length);
+        // What cannot be read is missed, and ends the run. What comes again counts once: a room's
+        // document has one writer.
+        let _ = update::for_each_range(update, |_, clock, length| {
+            if clock <= join.chars {
+                join.chars = join.chars.max(clock + length);
+            }
+        });
     }
 }
 
@@ -265,5 +270,31 @@ impl Generator<'_> {
         }
         connection.skip = need - bytes.len();
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_again_or_after_a_gap_is_not_more_of_the_document() {
+        let mut joins = Joins {
+            document_chars: 100,
+            uploading: true,
+            each: Vec::new(),
+            complete: 0,
+        };
+        joins.on_connect();
+        let mut hear = |clock, chars| {
+            let mut update = Vec::new();
+            update::write_insert(&mut update, 7, clock, chars);
+            joins.on_update(0, &update);
+            joins.each[0].chars
+        };
+        assert_eq!(hear(0, 10), 10);
+        assert_eq!(hear(0, 10), 10);
+        assert_eq!(hear(5, 10), 15);
+        assert_eq!(hear(50, 10), 15);
     }
 }

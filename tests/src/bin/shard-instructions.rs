@@ -136,9 +136,10 @@ impl Bench {
             shards: 1,
             strict: false,
             access: Access::Loopback(Vec::new()),
-            quarantine: Default::default(),
+            hash_seed: 7,
             limits: SessionLimits::default(),
             guard: Limits::default(),
+            quarantine: Default::default(),
         };
         let mut bench = Self {
             shard: Shard::new(config, engine),

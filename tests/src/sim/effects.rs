@@ -146,7 +146,8 @@ impl World {
                     .write_at(&job.path, job.offset, &bytes[..part.min(bytes.len())]);
             written.and(Err(io::Error::other("simulated input/output error")))
         } else {
-            let written = self.disk.write_at(&job.path, job.offset, bytes);
+            let offset = self.offset_of_write(&job);
+            let written = self.disk.write_at(&job.path, offset, bytes);
             written.map(|()| bytes.len())
         };
         if result.is_err() {

@@ -57,7 +57,10 @@ impl World {
             }
         }
         let node = &mut self.nodes[shard];
-        if node.timer.is_some_and(|at| at <= self.now) {
+        if node
+            .timer
+            .is_some_and(|at| at <= self.now + self.clock_ahead)
+        {
             node.timer = None;
             self.feed(shard, Event::Timer);
         }
@@ -65,6 +68,7 @@ impl World {
         self.carry_out(shard);
         if let Some(at) = self.nodes[shard].timer {
             // A turn takes its time.
+            let at = at.saturating_sub(self.clock_ahead);
             self.turn_by(shard, at.max(self.now + MICROSECOND));
         }
         self.check_node(shard);
@@ -105,9 +109,9 @@ impl World {
                 .log
                 .note(self.now, format_args!("shard {shard}: {other:?}")),
         }
+        let now = Instant(self.clock());
         let node = &mut self.nodes[shard];
-        node.shard
-            .on_event(Instant(self.now), event, &mut node.effects);
+        node.shard.on_event(now, event, &mut node.effects);
     }
 
     fn take_input(&mut self, shard: usize, input: Input) {
