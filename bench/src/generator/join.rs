@@ -241,6 +241,7 @@ impl Generator<'_> {
         let whole = connection.stage == Stage::Synced
             && connection.skip == 0
             && connection.tail.is_empty()
+            && connection.parts.is_none()
             // A character is at least a byte; of what was skipped no more is known.
             && (join.chars >= joins.document_chars || join.bytes >= joins.document_chars);
         if whole && join.complete_ns == 0 {
@@ -249,26 +250,55 @@ impl Generator<'_> {
         }
     }
 
-    /// Whether the message that begins in `bytes`, of which at least `need` will be needed, is a
-    /// document on its way to a client that joins: its rest is then thrown away as it comes.
+    /// Whether a message that begins like this is a document on its way to a client that joins. If so,
+    /// the client is synced as soon as it has come.
+    pub(super) fn is_document(
+        &mut self,
+        index: usize,
+        begins: &[u8],
+        prefix_length: usize,
+    ) -> bool {
+        if self.joins.as_ref().is_none_or(|joins| joins.uploading) {
+            return false;
+        }
+        let Some(is_step2) = dialect::begins_with_step2(begins, prefix_length) else {
+            return false;
+        };
+        if is_step2 && self.connections[index].stage == Stage::Syncing {
+            self.connections[index].stage = Stage::Synced;
+            self.synced += 1;
+        }
+        true
+    }
+
+    /// Throws the rest of the frame that begins in `bytes` away as it comes, if it is a large one, in
+    /// all at least `need` bytes, of a document; else `None`.
     pub(super) fn skip_document(&mut self, index: usize, bytes: &[u8], need: usize) -> Option<()> {
-        let joining = self.joins.as_ref().is_some_and(|joins| !joins.uploading);
-        if !joining || need < DOCUMENT_BYTES_MIN {
+        if need < DOCUMENT_BYTES_MIN {
             return None;
         }
-        let start = match bytes.get(1)? & 0x7f {
+        let &[first, second, ..] = bytes else {
+            return None;
+        };
+        let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
+        let start = match second & 0x7f {
             126 => 4,
             127 => 10,
             _ => 2,
         };
-        let prefix = self.prefixes[self.room_of(index)].len();
-        let is_step2 = dialect::begins_with_step2(bytes.get(start..)?, prefix)?;
-        let connection = &mut self.connections[index];
-        if is_step2 && connection.stage == Stage::Syncing {
-            connection.stage = Stage::Synced;
-            self.synced += 1;
+        let discards = if opcode == websocket::CONTINUATION {
+            self.connections[index].discards
+        } else {
+            let prefix = self.prefixes[self.room_of(index)].len();
+            self.is_document(index, bytes.get(start..)?, prefix)
+        };
+        if !discards {
+            return None;
         }
+        let connection = &mut self.connections[index];
         connection.skip = need - bytes.len();
+        connection.discards = !fin;
+        connection.parts = (!fin).then(Vec::new);
         Some(())
     }
 }
