@@ -20,9 +20,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn serve_passed(state: &Arc<State>, passed: Passed) {
+    let Passed {
+        socket,
+        paired,
+        bytes,
+    } = passed;
     // A socket that cannot be registered is dropped, which closes it.
-    if let Ok(stream) = Prebuffered::new(passed) {
-        serve(state, stream);
+    if paired {
+        if let Ok(stream) = tokio::net::UnixStream::from_std(socket.into()) {
+            serve(state, Prebuffered::new(stream, bytes));
+        }
+    } else if let Ok(stream) = tokio::net::TcpStream::from_std(socket.into()) {
+        serve(state, Prebuffered::new(stream, bytes));
     }
 }
 

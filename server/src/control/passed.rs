@@ -1,33 +1,28 @@
 //! A socket that a data core passed on, with the bytes it had read.
 
-use crate::runtime::Passed;
 use std::io;
-use std::net::TcpStream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream that first gives what was read before.
-pub(super) struct Prebuffered {
-    stream: tokio::net::TcpStream,
+pub(super) struct Prebuffered<S> {
+    stream: S,
     bytes: Vec<u8>,
     given: usize,
 }
 
-impl Prebuffered {
-    pub(super) fn new(passed: Passed) -> io::Result<Self> {
-        let stream = TcpStream::from(passed.socket);
-        stream.set_nonblocking(true)?;
-        let stream = tokio::net::TcpStream::from_std(stream)?;
-        Ok(Self {
+impl<S> Prebuffered<S> {
+    pub(super) fn new(stream: S, bytes: Vec<u8>) -> Self {
+        Self {
             stream,
-            bytes: passed.bytes,
+            bytes,
             given: 0,
-        })
+        }
     }
 }
 
-impl AsyncRead for Prebuffered {
+impl<S: AsyncRead + Unpin> AsyncRead for Prebuffered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -44,7 +39,7 @@ impl AsyncRead for Prebuffered {
     }
 }
 
-impl AsyncWrite for Prebuffered {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prebuffered<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

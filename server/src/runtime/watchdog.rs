@@ -43,7 +43,7 @@ impl Heartbeat {
     }
 }
 
-const EVENT_NAMES: [&str; 14] = [
+const EVENT_NAMES: [&str; 15] = [
     "none",
     "accepted",
     "handed_off",
@@ -58,11 +58,13 @@ const EVENT_NAMES: [&str; 14] = [
     "control",
     "timer",
     "turn_end",
+    "proxied",
 ];
 
 fn code_of(event: &Event<'_>) -> u8 {
     match event {
         Event::Accepted { .. } => 1,
+        Event::Proxied { .. } => 14,
         Event::HandedOff { .. } => 2,
         Event::HandoffRefused { .. } => 3,
         Event::Received { .. } => 4,

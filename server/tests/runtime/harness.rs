@@ -1,7 +1,7 @@
 //! Starts a server of toys, and talks to it.
 
 use super::toy::{Counts, SEGMENT_BYTES, Toy};
-use collabblocks_server::runtime::{LogSync, Passed, RuntimeKind, placement};
+use collabblocks_server::runtime::{FrontRules, LogSync, Passed, RuntimeKind, placement};
 use collabblocks_server::server::{MakeCore, Server};
 use collabblocks_server::shard::{ControlReply, ShardId};
 use std::io::{Read, Write};
@@ -37,6 +37,7 @@ pub struct Set {
     pub shards: usize,
     pub sync: LogSync,
     pub segments: bool,
+    pub front: FrontRules,
 }
 
 impl Set {
@@ -46,6 +47,7 @@ impl Set {
             shards: 2,
             sync: LogSync::default(),
             segments: true,
+            front: FrontRules::default(),
         }
     }
 
@@ -79,6 +81,7 @@ impl Set {
             .cores(cores)
             .runtime(self.runtime)
             .log_sync(self.sync)
+            .front(self.front)
             .on_fatal(Arc::new(move |shard, why| {
                 seen.lock().unwrap().push((shard, why.to_owned()))
             }))
