@@ -2,15 +2,17 @@
 
 use crate::config::{self, Config};
 use crate::control::{self, Control, Ended, PASSED_SOCKETS_MAX, Shards};
+use crate::edge::proxy;
 use crate::preflight::Prepared;
 use crate::runtime::watchdog::WatchdogConfig;
-use crate::runtime::{Core, LogSync, RuntimeKind};
+use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
     Access, ControlRequest, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
 };
 use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
+use rustls::ServerConfig;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,9 +45,13 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT, then drains. Blocks.
 pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
     let (_stop, stopped) = watch::channel(false);
+    let scheme = match prepared.certificate {
+        Some(_) => "https",
+        None => "http",
+    };
     serve_until(config, prepared, stopped, |addresses| {
         for address in addresses {
-            tracing::info!(%address, "listening: open http://{address}/ to try it");
+            tracing::info!(%address, "listening: open {scheme}://{address}/ to try it");
         }
     })
 }
@@ -54,10 +60,11 @@ pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
 /// clients can connect.
 pub fn serve_until(
     config: Config,
-    prepared: Prepared,
+    mut prepared: Prepared,
     stop: watch::Receiver<bool>,
     on_listening: impl FnOnce(&[std::net::SocketAddr]),
 ) -> Result<(), ServeError> {
+    let (certificate, tls) = prepared.certificate.take().unzip();
     let (config, prepared) = (&config, &prepared);
     let shards = u16::try_from(prepared.cores.len())
         .map_err(|_| ServeError::Start("more than 65,535 cores".into()))?;
@@ -105,6 +112,17 @@ pub fn serve_until(
             config::WalSync::Thread => LogSync::Thread,
         })
         .files_max(prepared.files_max)
+        .front(FrontRules {
+            proxy: proxy::Rules {
+                mode: match config.proxy.mode {
+                    config::ProxyMode::Off => proxy::Mode::Off,
+                    config::ProxyMode::Optional => proxy::Mode::Optional,
+                    config::ProxyMode::Required => proxy::Mode::Required,
+                },
+                trusted: config.proxy.trusted.clone(),
+            },
+            tls: tls.map(Arc::new),
+        })
         .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
@@ -120,6 +138,7 @@ pub fn serve_until(
             replies,
             sockets,
             listener: control_listener,
+            certificate,
             drain_timeout: Duration::from_millis(config.limits.shutdown_timeout_ms),
         },
         stop,
@@ -176,6 +195,10 @@ impl Shards for ControlLink {
     fn ask(&self, shard: ShardId, request: ControlRequest) {
         // A shard whose mailbox is full has not answered for long: it shows as not answering.
         let _ = ControlLink::ask(self, shard, request);
+    }
+
+    fn show_certificate(&self, config: &ServerConfig) -> bool {
+        ControlLink::show_certificate(self, config)
     }
 }
 

@@ -5,9 +5,13 @@ mod http;
 mod metrics;
 mod page;
 mod passed;
+mod renew;
 
+use crate::certificate::Certificate;
 use crate::runtime::Passed;
 use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
+use renew::Renewal;
+use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
@@ -33,6 +37,8 @@ pub trait Shards: Send + Sync {
     fn count(&self) -> u16;
     /// Puts a request into a shard's control mailbox.
     fn ask(&self, shard: ShardId, request: ControlRequest);
+    /// Has new connections shown this certificate; `false` if a shard did not hear it.
+    fn show_certificate(&self, config: &ServerConfig) -> bool;
 }
 
 /// What the control plane is made of.
@@ -45,6 +51,8 @@ pub struct Control {
     pub sockets: Receiver<Passed>,
     /// A port of its own, if wanted.
     pub listener: Option<TcpListener>,
+    /// The certificate, to be looked after.
+    pub certificate: Option<Certificate>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
 }
@@ -77,6 +85,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         replies,
         mut sockets,
         listener,
+        certificate,
         drain_timeout,
     } = control;
     let state = Arc::new(State {
@@ -95,11 +104,13 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
             None => None,
         };
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut renewal = Renewal::new(certificate)?;
         let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         loop {
             tokio::select! {
                 Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
                 stream = accept(listener.as_ref()) => http::serve(&state, stream),
+                () = renewal.due() => renewal.look(&*state.shards),
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 changed = stop.wait_for(|stop| *stop) => {
@@ -209,6 +220,10 @@ mod tests {
             1
         }
 
+        fn show_certificate(&self, _: &ServerConfig) -> bool {
+            unreachable!("there is none")
+        }
+
         fn ask(&self, shard: ShardId, request: ControlRequest) {
             if matches!(request, ControlRequest::Drain)
                 && self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.hears
@@ -231,6 +246,7 @@ mod tests {
             replies,
             sockets,
             listener,
+            certificate: None,
             drain_timeout: Duration::from_millis(timeout_ms),
         };
         run(control, watch::channel(true).1).unwrap()
