@@ -3,8 +3,8 @@
 //! Strict: what the specification does not allow is refused, so that no two readers of a header see
 //! two addresses in it. Extensions of version 2 (TLVs) are passed over.
 
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The longest line of version 1, with its end.
 const LINE_BYTES_MAX: usize = 107;

@@ -118,7 +118,7 @@ impl Session {
         progress
     }
 
-    /// Lets rustls work on what is there; returns how much of it is done with.
+    /// Has rustls work on what is there; returns how much of it is done with.
     fn process(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, progress: &mut Progress) -> usize {
         let mut used = 0;
         loop {
@@ -140,12 +140,11 @@ impl Session {
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     encode(&mut data, &mut self.owed);
-                    // After an error it is the alert about it, and the last.
-                    !progress.failed
+                    true
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
-                    !progress.failed
+                    true
                 }
                 Ok(ConnectionState::PeerClosed) => {
                     progress.ended = true;
@@ -162,13 +161,13 @@ impl Session {
                     false
                 }
                 Err(_) => {
-                    let again = !progress.failed;
                     progress.failed = true;
-                    again
+                    true
                 }
             };
             used += discard;
-            if !goes_on {
+            // After an error nothing is read any more: only what rustls has to say is taken.
+            if !goes_on || progress.failed && !self.tls.wants_write() {
                 return used;
             }
         }

@@ -245,6 +245,23 @@ fn spoilt_bytes_never_panic() {
 }
 
 #[test]
+fn who_speaks_another_protocol_is_told_so() {
+    let (server, config) = configs();
+    let mut config = (*config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut session = Session::new(&server).unwrap();
+    let mut client = client(&Arc::new(config));
+    let progress = session.receive(&mut says(&mut client), &mut Vec::new());
+    assert!(progress.failed);
+    // In TLS 1.3 the alert comes after the ServerHello.
+    let owed = session.take_owed();
+    client.read_tls(&mut owed.as_slice()).unwrap();
+    let error = client.process_new_packets().unwrap_err();
+    let alert = rustls::AlertDescription::NoApplicationProtocol;
+    assert_eq!(error, rustls::Error::AlertReceived(alert));
+}
+
+#[test]
 fn a_handshake_has_a_bound() {
     let (server, _) = configs();
     let mut session = Session::new(&server).unwrap();

@@ -1,4 +1,4 @@
-//! What the tests need and a machine may not have: Chromium, Node packages, rustfmt and clippy.
+//! What the tests need and a machine may not have: Chromium, haproxy, openssl, Node packages, rustfmt and clippy.
 
 use crate::run::{Outcome, command, run, works};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ const STAMP: &str = "node_modules/.installed-lock.json";
 
 /// Installs what is not there.
 pub fn all(root: &Path) -> Outcome {
-    let mut outcome = toolchain(root).then(|| chromium(root));
+    let mut outcome = toolchain(root).then(|| programs(root));
     for folder in node_folders(root) {
         outcome = outcome.then(|| node_packages(&folder));
     }
@@ -42,10 +42,20 @@ fn toolchain(root: &Path) -> Outcome {
     )
 }
 
-fn chromium(root: &Path) -> Outcome {
-    if std::env::var_os("COLLABBLOCKS_CHROMIUM").is_some()
-        || Path::new("/usr/bin/chromium").exists()
-    {
+/// Programs by apt, those that are missing.
+fn programs(root: &Path) -> Outcome {
+    let there = |path: &str| Path::new(path).exists();
+    let mut missing = Vec::new();
+    if std::env::var_os("COLLABBLOCKS_CHROMIUM").is_none() && !there("/usr/bin/chromium") {
+        missing.push("chromium");
+    }
+    if !there("/usr/sbin/haproxy") && !there("/usr/local/sbin/haproxy") {
+        missing.push("haproxy");
+    }
+    if !works(root, "openssl", &["version"]) {
+        missing.push("openssl");
+    }
+    if missing.is_empty() {
         return Outcome::Passed(Vec::new());
     }
     let sudo = !works(root, "sh", &["-c", "test $(id -u) = 0"]);
@@ -63,7 +73,8 @@ fn chromium(root: &Path) -> Outcome {
         command.env("DEBIAN_FRONTEND", "noninteractive");
         run(command, LIMIT)
     };
-    apt(&["update"]).then(|| apt(&["install", "--yes", "--no-install-recommends", "chromium"]))
+    let install = ["install", "--yes", "--no-install-recommends"];
+    apt(&["update"]).then(|| apt(&[&install, missing.as_slice()].concat()))
 }
 
 /// Installs a folder's locked packages, unless those installed are of the same lock file.
