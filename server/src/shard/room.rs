@@ -2,10 +2,10 @@
 //! of the turn.
 
 use super::presence::Presence;
+use super::stream::Answered;
 use super::types::ConnId;
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
-use std::rc::Weak;
 
 /// One frame of a turn.
 #[derive(Debug)]
@@ -92,15 +92,6 @@ impl Backlog {
     }
 }
 
-/// A room's whole state in slices, while somebody is still getting them.
-#[derive(Debug)]
-pub struct WholeState {
-    /// The room's sequence number that it is of.
-    pub seq: u64,
-    /// The slices.
-    pub slices: Weak<[Box<[u8]>]>,
-}
-
 /// A room with sessions. Lives on its home shard.
 #[derive(Debug)]
 pub struct Room {
@@ -123,8 +114,8 @@ pub struct Room {
     backlog: Option<Box<Backlog>>,
     /// Updates that the document has and that are relayed only once they are durable.
     pub held: usize,
-    /// The slices of the room's whole state, while somebody is still getting them.
-    pub whole_state: Option<WholeState>,
+    /// Large answers that were given lately.
+    pub answers: Vec<Answered>,
 }
 
 impl Room {
@@ -141,7 +132,7 @@ impl Room {
             behind: 0,
             backlog: None,
             held,
-            whole_state: None,
+            answers: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@ use super::acks::To;
 use super::connection::Stage;
 use super::effect::{Effect, Effects};
 use super::presence::{Verdict, removal};
+use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::{BadFrame, Command, y_websocket};
@@ -109,9 +110,7 @@ impl Shard {
             }
             Message::Ping(payload) => {
                 if let Some(connection) = self.touch(id) {
-                    let before = connection.out.len();
-                    websocket::pong(payload, &mut connection.out);
-                    connection.out_control += connection.out.len() - before;
+                    connection.control(|out| websocket::pong(payload, out));
                 }
             }
             Message::Pong => {}
@@ -363,10 +362,11 @@ impl Shard {
                         self.list(id);
                     }
                 }
-                To::Stream(id, stream) => {
+                To::Stream(id, answer) => {
                     if let Some(session) = self.session(id) {
                         session.answering = false;
-                        session.stream = Some(stream);
+                        session.stream = Some(Stream::new(answer));
+                        self.streams += 1;
                         self.go_on_streaming(id);
                     }
                 }

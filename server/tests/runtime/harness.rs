@@ -1,6 +1,7 @@
 //! Starts a server of toys, and talks to it.
 
 use super::toy::{Counts, SEGMENT_BYTES, Toy};
+use collabblocks_server::runtime::watchdog::WatchdogConfig;
 use collabblocks_server::runtime::{FrontRules, LogSync, Passed, RuntimeKind, placement};
 use collabblocks_server::server::{MakeCore, Server};
 use collabblocks_server::shard::{ControlReply, ShardId};
@@ -38,6 +39,7 @@ pub struct Set {
     pub sync: LogSync,
     pub segments: bool,
     pub front: FrontRules,
+    pub watchdog: WatchdogConfig,
 }
 
 impl Set {
@@ -48,6 +50,7 @@ impl Set {
             sync: LogSync::default(),
             segments: true,
             front: FrontRules::default(),
+            watchdog: WatchdogConfig::default(),
         }
     }
 
@@ -82,6 +85,8 @@ impl Set {
             .runtime(self.runtime)
             .log_sync(self.sync)
             .front(self.front)
+            .watchdog(self.watchdog)
+            .quarantine_in(dir.path().into())
             .on_fatal(Arc::new(move |shard, why| {
                 seen.lock().unwrap().push((shard, why.to_owned()))
             }))

@@ -1,4 +1,5 @@
-//! What the tests need and a machine may not have: Chromium, haproxy, openssl, Node packages, rustfmt and clippy.
+//! What the tests need and a machine may not have: Chromium, haproxy, openssl, Node packages,
+//! valgrind, rustfmt and clippy.
 
 use crate::run::{Outcome, command, run, works};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,10 @@ const STAMP: &str = "node_modules/.installed-lock.json";
 
 /// Installs what is not there.
 pub fn all(root: &Path) -> Outcome {
-    let mut outcome = toolchain(root).then(|| programs(root));
+    let mut outcome = toolchain(root)
+        .then(|| chromium(root))
+        .then(|| balancer(root))
+        .then(|| valgrind(root));
     for folder in node_folders(root) {
         outcome = outcome.then(|| node_packages(&folder));
     }
@@ -42,22 +46,38 @@ fn toolchain(root: &Path) -> Outcome {
     )
 }
 
-/// Programs by apt, those that are missing.
-fn programs(root: &Path) -> Outcome {
-    let there = |path: &str| Path::new(path).exists();
-    let mut missing = Vec::new();
-    if std::env::var_os("COLLABBLOCKS_CHROMIUM").is_none() && !there("/usr/bin/chromium") {
-        missing.push("chromium");
-    }
-    if !there("/usr/sbin/haproxy") && !there("/usr/local/sbin/haproxy") {
-        missing.push("haproxy");
-    }
-    if !works(root, "openssl", &["version"]) {
-        missing.push("openssl");
-    }
-    if missing.is_empty() {
+fn chromium(root: &Path) -> Outcome {
+    if std::env::var_os("COLLABBLOCKS_CHROMIUM").is_some()
+        || Path::new("/usr/bin/chromium").exists()
+    {
         return Outcome::Passed(Vec::new());
     }
+    apt(root, "chromium")
+}
+
+/// The balancer that the server is tried behind, and what makes certificates.
+fn balancer(root: &Path) -> Outcome {
+    let haproxy = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"];
+    let mut outcome = Outcome::Passed(Vec::new());
+    if !haproxy.iter().any(|path| Path::new(path).exists()) {
+        outcome = outcome.then(|| apt(root, "haproxy"));
+    }
+    if !works(root, "openssl", &["version"]) {
+        outcome = outcome.then(|| apt(root, "openssl"));
+    }
+    outcome
+}
+
+/// What counts instructions.
+pub fn valgrind(root: &Path) -> Outcome {
+    if works(root, "valgrind", &["--version"]) {
+        return Outcome::Passed(Vec::new());
+    }
+    // It needs the C library's debug symbols to know the functions that it replaces.
+    apt(root, "valgrind").then(|| apt(root, "libc6-dbg"))
+}
+
+fn apt(root: &Path, package: &str) -> Outcome {
     let sudo = !works(root, "sh", &["-c", "test $(id -u) = 0"]);
     let apt = |args: &[&str]| {
         let words = [
@@ -73,8 +93,7 @@ fn programs(root: &Path) -> Outcome {
         command.env("DEBIAN_FRONTEND", "noninteractive");
         run(command, LIMIT)
     };
-    let install = ["install", "--yes", "--no-install-recommends"];
-    apt(&["update"]).then(|| apt(&[&install, missing.as_slice()].concat()))
+    apt(&["update"]).then(|| apt(&["install", "--yes", "--no-install-recommends", package]))
 }
 
 /// Installs a folder's locked packages, unless those installed are of the same lock file.

@@ -36,14 +36,12 @@ impl<C: Core> Ring<C> {
                 Effect::PassToControl { conn, bytes } => {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
-                Effect::WriteLog(job) => {
+                Effect::WriteLog { job, lazy } => {
                     if let Some(thread) = &self.log_thread {
                         thread.send(job);
                         continue;
                     }
-                    // A core at rest notices the end at once; a busy one with what else wakes it.
-                    let busy = self.seat.now < self.turn_before.after(self.ports.log_lag);
-                    let ended = if busy {
+                    let ended = if lazy && !self.ports.log_lag.is_zero() {
                         self.log_due = Some(self.seat.now.after(self.ports.log_lag));
                         let ended = self.log.start(&mut self.log_uring, job)?;
                         self.log_uring.enter(None)?;
@@ -77,14 +75,6 @@ impl<C: Core> Ring<C> {
         if conn.failed || bytes.is_empty() {
             return Ok(());
         }
-        assert!(
-            !conn.is_blocked(),
-            "nothing is sent to a blocked connection"
-        );
-        assert_ne!(
-            conn.sent_in_turn, self.turn,
-            "one send for each connection and turn"
-        );
         let (bytes, chunk, start) = match &mut conn.front {
             Front::Clear => (bytes, None, range.start),
             Front::Tls(session) => match session.seal(bytes, &mut self.sealed) {
@@ -96,6 +86,15 @@ impl<C: Core> Ring<C> {
             Front::Opening(opening) if opening.is_clear() => (bytes, None, range.start),
             Front::Opening(_) => return Ok(()),
         };
+        if conn.is_blocked() {
+            assert!(conn.farewell.is_empty(), "a blocked connection is closed");
+            conn.farewell = bytes.to_vec();
+            return Ok(());
+        }
+        assert_ne!(
+            conn.sent_in_turn, self.turn,
+            "one send for each connection and turn"
+        );
         let len = u32::try_from(bytes.len()).expect("a turn's frames are less than 4 GiB");
         conn.sent_in_turn = self.turn;
         conn.sent_chunk = chunk;
@@ -107,8 +106,8 @@ impl<C: Core> Ring<C> {
             .build()
             .user_data(Op::SendNow.on(id))
             .flags(Flags::SKIP_SUCCESS);
-        // SAFETY: the frames and the chunks stay as they are until the next `enter` has returned, by which this
-        // send, which does not wait, has ended; so does the socket (`Conn::is_quiet`).
+        // SAFETY: the frames and the chunks stay as they are until the next `enter` has returned, by
+        // which this send, which does not wait, has ended; so does the socket (`Conn::is_quiet`).
         unsafe { self.uring.push(&[send]) }
     }
 

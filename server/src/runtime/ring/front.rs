@@ -4,7 +4,7 @@
 use super::conn::{Conn, Phase};
 use super::{Pending, Ring};
 use crate::runtime::front::{End, Front, Taken};
-use crate::runtime::{CLOSE_NS_MAX, Core, UNAVAILABLE, is_loopback, pair, pass};
+use crate::runtime::{CLOSE_NS_MAX, Core, UNAVAILABLE, is_loopback, pair, pass, progress_bytes};
 use crate::shard::{ConnId, Event, Instant};
 use rustix::net::{SendFlags, Shutdown};
 use std::io;
@@ -207,7 +207,6 @@ impl<C: Core> Ring<C> {
             !conn.is_blocked(),
             "nothing is read for a blocked connection"
         );
-        conn.rest_sent = 0;
         conn.rest = match &mut conn.front {
             Front::Tls(session) => match session.seal(plain, &mut self.sealed) {
                 Some(piece) => self.sealed.bytes(piece).to_vec(),
@@ -215,6 +214,8 @@ impl<C: Core> Ring<C> {
             },
             Front::Clear | Front::Opening(_) => plain.to_vec(),
         };
+        conn.rest_sent = 0;
+        conn.rest_part = progress_bytes(conn.rest.len());
         self.send_rest(to)
     }
 
