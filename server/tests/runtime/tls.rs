@@ -280,6 +280,7 @@ pub fn what_is_no_tls_is_refused(runtime: RuntimeKind) {
             .ends_with("\r\n\r\nthis port speaks TLS: use https:// or wss:// instead of http://\n"),
         "{answer}"
     );
+    drop(clear);
     let mut hostile: Vec<Vec<u8>> = vec![
         b"\0".to_vec(),
         b"\x16\x03\x01\xff\xff".to_vec(),
