@@ -114,7 +114,7 @@ fn who_joins_gets_the_whole_document_and_who_cannot_is_told_so() {
         });
         let measured = joining.measure(&target, Watched::default(), None);
         if remembers {
-            let figures = measured.unwrap();
+            let figures = measured.unwrap().figures;
             let value = |name: &str| figures.iter().find(|f| f.name == name).unwrap().value;
             assert!(value("load: edits/s") > 0.0 && value("join p50 ms") > 0.0);
             assert!(

@@ -289,6 +289,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("bench", &[]),
     ("tuning", &[]),
+    ("tests/fault-fs", &[]),
     ("tests/xtask", &[]),
 ];
 
@@ -304,6 +305,7 @@ const OWNED: &[(&str, &[&str])] = &[
             "bench",
             "bench/peers/yrs-warp",
             "tests",
+            "tests/fault-fs",
         ],
     ),
     ("glommio", &["server"]),
@@ -311,9 +313,14 @@ const OWNED: &[(&str, &[&str])] = &[
     ("rustls", &["server", "bench"]),
     ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
-    ("tungstenite", &["server", "bench", "tests"]),
+    (
+        "tungstenite",
+        &["server", "bench", "tests", "tests/fault-fs"],
+    ),
     ("rtrb", &["server"]),
-    ("clap", &["server/cli", "bench", "tests"]),
+    ("clap", &["server/cli", "bench", "tests", "tests/fault-fs"]),
+    ("fuser", &["tests/fault-fs"]),
+    ("libfuzzer-sys", &["tests/fuzz"]),
 ];
 
 fn root() -> PathBuf {

@@ -1,6 +1,7 @@
 //! A socket that a data core passed on, with the bytes it had read.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +20,13 @@ impl<S> Prebuffered<S> {
             bytes,
             given: 0,
         }
+    }
+}
+
+impl Prebuffered<tokio::net::TcpStream> {
+    /// The address that was connected to.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        self.stream.local_addr().ok().map(|address| address.ip())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::presence::Presence;
 use super::stream::Answered;
+use super::tally::Counts;
 use super::types::ConnId;
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
@@ -101,6 +102,8 @@ pub struct Room {
     pub sessions: Vec<ConnId>,
     /// Connections that wait for it to load.
     pub loading: Vec<ConnId>,
+    /// Bytes of what those have sent.
+    pub loading_bytes: usize,
     /// Who is there.
     pub presence: Presence,
     /// Document frames of this turn.
@@ -116,16 +119,19 @@ pub struct Room {
     pub held: usize,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
+    /// What of it is in the shard's sums.
+    pub counted: Counts,
 }
 
 impl Room {
     /// A room nobody is in yet; `held` counts what was written to it before all left and is not relayed yet.
-    pub fn new(id: RoomId, held: usize) -> Self {
+    pub fn new(id: RoomId, held: usize, hash_seed: u64) -> Self {
         Self {
             id,
             sessions: Vec::new(),
             loading: Vec::new(),
-            presence: Presence::default(),
+            loading_bytes: 0,
+            presence: Presence::new(hash_seed),
             turn: Turn::default(),
             dirty: false,
             stream_offset: 0,
@@ -133,6 +139,7 @@ impl Room {
             backlog: None,
             held,
             answers: Vec::new(),
+            counted: Counts::default(),
         }
     }
 
@@ -187,7 +194,7 @@ mod tests {
             slot: 0,
             generation: 0,
         };
-        Room::new(id, 0)
+        Room::new(id, 0, 1)
     }
 
     fn turn(room: &mut Room, frames: &[(&[u8], Option<ConnId>)], max: usize) {

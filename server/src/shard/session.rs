@@ -17,6 +17,8 @@ use collabblocks_wal::Lsn;
 pub(super) const EMPTY_UPDATE: &[u8] = &[0, 0];
 /// Half-read bytes that a connection may hold whatever the others hold.
 const HALF_READ_FREE: usize = 64 << 10;
+/// Bytes that a session may have waiting for its room to load whatever the others have.
+const LOADING_FREE: usize = 64 << 10;
 
 impl Shard {
     pub(super) fn on_received(
@@ -84,24 +86,13 @@ impl Shard {
     ) {
         match message {
             Message::Binary(bytes) => {
-                let limits = &self.config.limits;
-                let (count_max, bytes_max) =
-                    (limits.load_queue_commands_max, limits.load_queue_bytes_max);
                 let Some(session) = self.session(id) else {
                     return;
                 };
-                let Some(queue) = &mut session.loading else {
-                    return self.on_binary(now, id, bytes);
-                };
-                queue.bytes += bytes.len();
-                queue.messages.push(bytes.into());
-                if !queue.paused && (queue.messages.len() >= count_max || queue.bytes >= bytes_max)
-                {
-                    queue.paused = true;
-                    effects.list.push(Effect::Read {
-                        conn: id,
-                        on: false,
-                    });
+                if session.loading.is_none() {
+                    self.on_binary(now, id, bytes);
+                } else {
+                    self.keep_until_loaded(now, id, bytes, effects);
                 }
             }
             Message::Text(_) => {
@@ -116,6 +107,40 @@ impl Shard {
             Message::Pong => {}
             Message::Close(code) => self.close(now, id, code.unwrap_or(1000), "", true),
         }
+    }
+
+    /// A binary message of a session whose room is being loaded.
+    fn keep_until_loaded(&mut self, now: Instant, id: ConnId, bytes: &[u8], effects: &mut Effects) {
+        let limits = self.config.limits;
+        let Some(room_id) = self.session(id).map(|session| session.room) else {
+            return;
+        };
+        let all = self.loading_bytes + bytes.len();
+        let of_room = self.room(room_id).loading_bytes + bytes.len();
+        let full =
+            all > limits.load_queue_core_bytes_max || of_room > limits.load_queue_room_bytes_max;
+        let Some(queue) = self.session(id).and_then(|s| s.loading.as_mut()) else {
+            return;
+        };
+        if full && queue.bytes + bytes.len() > LOADING_FREE {
+            self.count_refused("load_queue");
+            let reason = "too much waits for rooms to load; try later";
+            return self.close(now, id, 1013, reason, true);
+        }
+        queue.bytes += bytes.len();
+        queue.messages.push(bytes.into());
+        let pauses = full
+            || queue.messages.len() >= limits.load_queue_commands_max
+            || queue.bytes >= limits.load_queue_bytes_max;
+        if pauses && !queue.paused {
+            queue.paused = true;
+            effects.list.push(Effect::Read {
+                conn: id,
+                on: false,
+            });
+        }
+        self.loading_bytes = all;
+        self.room(room_id).loading_bytes = of_room;
     }
 
     /// A binary message of a live session.
@@ -216,7 +241,10 @@ impl Shard {
         at: Lsn,
         reply: bool,
     ) {
-        let waits = self.config.strict || reply || self.room(room_id).held > 0;
+        let waits = self.config.strict
+            || reply
+            || self.room(room_id).held > 0
+            || self.has_moved(id, room_id);
         if waits || relay.is_none() {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();
@@ -246,6 +274,20 @@ impl Shard {
         if relay.is_none() {
             self.release(self.engine.durable_lsn());
         }
+    }
+
+    /// Whether a client of the session's is on another connection by now. That one would take what
+    /// comes late on this one for its own echo, so it hears of it once it is durable.
+    fn has_moved(&self, id: ConnId, room_id: RoomId) -> bool {
+        let session = match self.connections[id.slot as usize]
+            .as_ref()
+            .map(|c| &c.stage)
+        {
+            Some(Stage::Session(session)) => session,
+            _ => return false,
+        };
+        let room = self.rooms[room_id.slot as usize].as_ref();
+        room.is_some_and(|room| room.presence.is_elsewhere(id, &session.clients))
     }
 
     /// The client builds on what the room lacks: ask it, unless it was asked and has not answered.
@@ -320,6 +362,7 @@ impl Shard {
             ) {
                 Verdict::Taken => {
                     self.stats.presence_states += 1;
+                    self.tally(room_id);
                     self.touch_room(room_id);
                     if let Some(session) = self.session(id) {
                         match entry.state {

@@ -10,7 +10,7 @@ mod slow;
 use collabblocks_server::shard::{
     ConnId, ControlReply, ControlRequest, Event, Handoff, SessionLimits,
 };
-use rig::{Replica, Rig, sync};
+use rig::{Replica, Rig, awareness, sync};
 use std::time::Duration;
 
 const PONG: u8 = 10;
@@ -97,6 +97,51 @@ fn a_room_in_quarantine_is_not_opened_and_others_are() {
     rig.skip_head(a);
     assert_eq!(rig.close_code(a), Some(1011));
     assert!(rig.closed.contains(&a) && !rig.closed.contains(&b));
+}
+
+/// Rooms, sessions, clients present, sessions behind.
+fn gauges(rig: &mut Rig) -> [u64; 4] {
+    rig.feed(Event::Control(ControlRequest::Stats { id: 1 }));
+    rig.turn();
+    match rig.replies.pop() {
+        Some(ControlReply::Stats { id: 1, stats }) => [
+            stats.rooms,
+            stats.sessions,
+            stats.presence_clients,
+            stats.sessions_behind,
+        ],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn figures_follow_what_comes_and_goes() {
+    let (mut rig, _) = evicted(limits());
+    assert_eq!(gauges(&mut rig), [0, 0, 0, 0]);
+    let [a, b] = [(); 2].map(|()| rig.open_without_turn("room"));
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [1, 2, 0, 0], "they wait for the room");
+    // The first to be live is behind at once.
+    rig.block(a);
+    rig.settle();
+    assert_eq!(gauges(&mut rig), [1, 2, 0, 1]);
+    let c = rig.open("other");
+    rig.say(c, &[&awareness(&[(7, 1, "{}"), (8, 1, "{}")])]);
+    rig.say(b, &[&awareness(&[(9, 1, "{}")])]);
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [2, 3, 3, 1]);
+    rig.say(c, &[&awareness(&[(7, 2, "null")])]);
+    rig.block(b);
+    rig.drain(a);
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [2, 3, 2, 1]);
+    rig.feed(Event::Closed { conn: b });
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [2, 2, 1, 0]);
+    rig.feed(Event::Closed { conn: a });
+    rig.feed(Event::Closed { conn: c });
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [0, 0, 0, 0]);
 }
 
 /// A room on disk, not in memory.

@@ -73,6 +73,7 @@ impl Rig {
             shards: 1,
             strict,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             quarantine,
             limits,
             guard: Limits::default(),
