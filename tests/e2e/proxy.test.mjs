@@ -66,7 +66,7 @@ describe('behind haproxy', { concurrency: false, skip: OURS_ONLY || NO_HAPROXY }
           one.doc.getText('t').insert(0, 'x'.repeat(50_000))
           await until('the edit', () => two.doc.getText('t').toString() === one.doc.getText('t').toString())
         }
-        assert.ok((await metric(server, 'collabblocks_handoffs_total')) > 0)
+        await until('handoffs', async () => (await metric(server, 'collabblocks_handoffs_total')) > 0)
         // The server serves its own machine only: a client of another one is refused, whatever the
         // balancer's own address is.
         const far = await front(t, server, header, '192.0.2.7')
@@ -77,7 +77,8 @@ describe('behind haproxy', { concurrency: false, skip: OURS_ONLY || NO_HAPROXY }
         const past = `${tls ? 'wss' : 'ws'}://127.0.0.1:${server.port}/room`
         if (tls) await assert.rejects(status(past))
         else assert.equal(await status(past), 400)
-        assert.equal(await metric(server, 'collabblocks_fronts_refused_total'), refused + 1)
+        const counted = async () => (await metric(server, 'collabblocks_fronts_refused_total')) === refused + 1
+        await until('it to be counted', counted)
       })
     }
   }
