@@ -103,6 +103,19 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("mailbox_full", "Messages that found a mailbox full", |s| {
         s.runtime.mailbox_full as f64
     }),
+    (
+        "fronts_refused",
+        "Connections refused by the rules of the PROXY protocol or because their TLS failed",
+        |s| s.runtime.fronts_refused as f64,
+    ),
+    ("tls_handshakes", "TLS handshakes that ended well", |s| {
+        s.runtime.tls_handshakes as f64
+    }),
+    (
+        "tls_resumed",
+        "TLS handshakes that resumed an earlier session",
+        |s| s.runtime.tls_resumed as f64,
+    ),
     ("turns", "Turns of the core's loop", |s| {
         s.runtime.turns as f64
     }),

@@ -114,7 +114,7 @@ pub struct RoomName {
     pub whole: bool,
 }
 
-const EVENT_NAMES: [&str; 14] = [
+const EVENT_NAMES: [&str; 15] = [
     "none",
     "accepted",
     "handed_off",
@@ -129,11 +129,13 @@ const EVENT_NAMES: [&str; 14] = [
     "control",
     "timer",
     "turn_end",
+    "proxied",
 ];
 
 fn code_of(event: &Event<'_>) -> u8 {
     match event {
         Event::Accepted { .. } => 1,
+        Event::Proxied { .. } => 14,
         Event::HandedOff { .. } => 2,
         Event::HandoffRefused { .. } => 3,
         Event::Received { .. } => 4,

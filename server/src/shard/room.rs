@@ -93,6 +93,9 @@ impl Backlog {
     }
 }
 
+/// Entries of [`Room::asks`].
+pub const ASKS_MAX: usize = 1024;
+
 /// A room with sessions. Lives on its home shard.
 #[derive(Debug)]
 pub struct Room {
@@ -117,6 +120,9 @@ pub struct Room {
     backlog: Option<Box<Backlog>>,
     /// Updates that the document has and that are relayed only once they are durable.
     pub held: usize,
+    /// Of whom to ask again when a unit (client and clock) is there: what they sent was cut for want
+    /// of it. Past [`ASKS_MAX`] nobody new is noted.
+    pub asks: Vec<(ConnId, u64, u32)>,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
     /// What of it is in the shard's sums.
@@ -138,6 +144,7 @@ impl Room {
             behind: 0,
             backlog: None,
             held,
+            asks: Vec::new(),
             answers: Vec::new(),
             counted: Counts::default(),
         }

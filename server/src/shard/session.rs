@@ -4,6 +4,7 @@ use super::acks::To;
 use super::connection::Stage;
 use super::effect::{Effect, Effects};
 use super::presence::{Verdict, removal};
+use super::room::ASKS_MAX;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
@@ -214,8 +215,12 @@ impl Shard {
                     outcome.durable_at,
                     reply,
                 );
+                if relay.is_some() {
+                    self.ask_again(room_id);
+                }
                 if cut {
                     self.count_refused("gap_cut");
+                    self.ask_later(id, room_id, outcome.wanted);
                     self.count_gap(now, id, true);
                 } else if let Some(session) = self.session(id) {
                     session.gap_repeats = 0;
@@ -273,6 +278,40 @@ impl Shard {
         // A known update may be durable already.
         if relay.is_none() {
             self.release(self.engine.durable_lsn());
+        }
+    }
+
+    /// The room lacks what the client's content builds on: the client is asked again when that came.
+    fn ask_later(&mut self, id: ConnId, room_id: RoomId, wanted: Vec<(u64, u32)>) {
+        let room = self.room(room_id);
+        room.asks.retain(|ask| ask.0 != id);
+        let free = ASKS_MAX.saturating_sub(room.asks.len());
+        let wanted = wanted.into_iter().take(free);
+        room.asks
+            .extend(wanted.map(|(client, clock)| (id, client, clock)));
+    }
+
+    /// The room has grown: whoever has content that builds on it is asked.
+    fn ask_again(&mut self, room_id: RoomId) {
+        if self.room(room_id).asks.is_empty() {
+            return;
+        }
+        let mut asks = std::mem::take(&mut self.room(room_id).asks);
+        let mut asked = Vec::new();
+        for &(id, client, clock) in &asks {
+            if !asked.contains(&id) && self.engine.has(room_id, client, clock) {
+                asked.push(id);
+            }
+        }
+        asks.retain(|ask| !asked.contains(&ask.0));
+        self.room(room_id).asks = asks;
+        for id in asked {
+            if let Some(session) = self.session(id) {
+                session.asked = true;
+                session.gap_repeats = 0;
+                session.wants.request = true;
+            }
+            self.list(id);
         }
     }
 

@@ -310,3 +310,50 @@ fn half_sent_messages_of_all_together_are_bounded() {
     let open = conns.iter().filter(|c| !rig.closed.contains(c)).count();
     assert!((2..=5).contains(&open), "{open}");
 }
+
+#[test]
+fn who_has_what_builds_on_what_was_missing_is_asked_when_it_has_come() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = (rig.open("room"), rig.open("room"));
+    let (base, top) = (Replica::new(1), Replica::new(2));
+    let missing = base.write("base, ");
+    top.apply(&missing);
+    let rest = top.write("on top");
+    for conn in [a, b] {
+        rig.data(conn);
+    }
+    // A reply that builds on what the room lacks: its causal part is nothing.
+    rig.say(b, &[&sync(1, &rest)]);
+    rig.turn();
+    rig.settle();
+    assert!(
+        rig.data(b).is_empty(),
+        "asking at once would bring the same"
+    );
+    let stranger = Replica::new(3).write("x");
+    rig.say(a, &[&sync(2, &stranger)]);
+    rig.turn();
+    rig.settle();
+    assert_eq!(rig.data(b), [sync(2, &stranger)], "that was not it");
+    rig.say(a, &[&sync(2, &missing)]);
+    rig.turn();
+    rig.settle();
+    let asked: Vec<_> = rig
+        .data(b)
+        .into_iter()
+        .filter(|m| m[..2] == [0, 0])
+        .collect();
+    assert_eq!(asked.len(), 1);
+    rig.say(b, &[&sync(1, &rest)]);
+    rig.turn();
+    rig.settle();
+    assert!(
+        rig.data(a).contains(&sync(2, &rest)),
+        "and it is there at last"
+    );
+    rig.say(a, &[&sync(2, &base.write("more"))]);
+    rig.turn();
+    let asked = rig.data(b).iter().any(|m| m[..2] == [0, 0]);
+    assert!(!asked, "nobody is asked twice");
+    rig.settle();
+}
