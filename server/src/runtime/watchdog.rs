@@ -43,7 +43,7 @@ impl Heartbeat {
     }
 }
 
-const EVENT_NAMES: [&str; 14] = [
+const EVENT_NAMES: [&str; 15] = [
     "none",
     "accepted",
     "handed_off",
@@ -58,6 +58,7 @@ const EVENT_NAMES: [&str; 14] = [
     "control",
     "timer",
     "turn_end",
+    "mail_refused",
 ];
 
 fn code_of(event: &Event<'_>) -> u8 {
@@ -75,6 +76,7 @@ fn code_of(event: &Event<'_>) -> u8 {
         Event::Control(_) => 11,
         Event::Timer => 12,
         Event::TurnEnd => 13,
+        Event::MailRefused { .. } => 14,
     }
 }
 

@@ -36,6 +36,8 @@ pub struct SessionLimits {
     pub connections_max: usize,
     /// Sessions in one room.
     pub sessions_per_room_max: usize,
+    /// Sessions in one room over which further ones stay on the cores that accept them; 0: none do.
+    pub hot_room_sessions: usize,
     /// Bytes of a request head.
     pub http_head_bytes_max: usize,
     /// Time for a request head to arrive.
@@ -76,6 +78,7 @@ impl Default for SessionLimits {
         Self {
             connections_max: 100_000,
             sessions_per_room_max: 50_000,
+            hot_room_sessions: 512,
             http_head_bytes_max: 16 << 10,
             http_head_timeout: Duration::from_secs(10),
             frame_bytes_max: (32 << 20) + (64 << 10),

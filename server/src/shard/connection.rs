@@ -81,6 +81,10 @@ pub struct Session {
     pub stream: Option<Stream>,
     /// On the shard's list of connections with slices to go.
     pub streaming: bool,
+    /// Its stand-in at the room's home, if that is another core and the session is live.
+    pub guest: Option<ConnId>,
+    /// It is not read while nothing can be told to the room's home.
+    pub unread: bool,
 }
 
 /// What a session is to be told. However often it asks within a turn, it is told once.
@@ -163,6 +167,8 @@ impl Session {
             answering: false,
             stream: None,
             streaming: false,
+            guest: None,
+            unread: false,
         }
     }
 

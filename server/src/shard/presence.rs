@@ -1,7 +1,7 @@
 //! Presence of a room: the latest awareness state of each client, who owns it, and what changed.
 
 use super::types::ConnId;
-use crate::dialect::lib0::write_uint;
+use crate::dialect::lib0::{read_bytes, read_uint, write_uint};
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
@@ -103,6 +103,40 @@ impl Presence {
         self.entries.get(&client).is_none_or(|e| clock > e.clock)
     }
 
+    /// Whether what a session of this core says of a client may change what the home knows, as far as
+    /// the copy here tells. Clients repeat what they hear of others: that goes no further.
+    pub fn may_change(&self, client: u64, clock: u32, present: bool, own: bool) -> bool {
+        match self.entries.get(&client) {
+            None => present || own,
+            Some(entry) if clock != entry.clock => clock > entry.clock,
+            Some(entry) => match (present, entry.state.is_some()) {
+                // The home tells it that it was removed.
+                (true, false) => true,
+                (false, true) => own,
+                _ => false,
+            },
+        }
+    }
+
+    /// Takes what the home told of a client, in the copy that a core with away sessions keeps.
+    pub fn copy(&mut self, client: u64, clock: u32, state: Option<&[u8]>) {
+        let known = self.entries.get(&client);
+        let was_gone = known.is_some_and(|entry| entry.state.is_none());
+        if known.is_none() && state.is_none() {
+            return;
+        }
+        self.gone = self.gone + usize::from(state.is_none()) - usize::from(was_gone);
+        self.version += 1;
+        let entry = Entry {
+            clock,
+            state: state.map(Into::into),
+            owner: None,
+            version: self.version,
+        };
+        self.entries.insert(client, entry);
+        self.changed.push(client);
+    }
+
     /// A connection is gone: the clients it owned are removed, at their last clock.
     pub fn leave(&mut self, owner: ConnId, clients: &[u64]) {
         for &client in clients {
@@ -191,7 +225,23 @@ fn write_entry(client: u64, entry: &Entry, out: &mut Vec<u8>) {
     write_parts(client, entry.clock, entry.state.as_deref(), out);
 }
 
-fn write_parts(client: u64, clock: u32, state: Option<&[u8]>, out: &mut Vec<u8>) {
+/// The entries of an awareness update that another core's [`Presence`] wrote.
+pub fn entries(mut states: &[u8]) -> impl Iterator<Item = (u64, u32, Option<&[u8]>)> {
+    let count = read_uint(&mut states).expect("a shard writes what a shard can read");
+    (0..count).map(move |_| {
+        let rest = &mut states;
+        let mut entry = || {
+            let client = read_uint(rest)?;
+            let clock = u32::try_from(read_uint(rest)?).ok()?;
+            let state = read_bytes(rest)?;
+            Some((client, clock, (state != b"null").then_some(state)))
+        };
+        entry().expect("a shard writes what a shard can read")
+    })
+}
+
+/// Appends one entry of an awareness update.
+pub fn write_parts(client: u64, clock: u32, state: Option<&[u8]>, out: &mut Vec<u8>) {
     let state = state.unwrap_or(b"null");
     write_uint(client, out);
     write_uint(u64::from(clock), out);

@@ -1,11 +1,12 @@
 //! What the shard knows of a room beside its document: its sessions, its presence, and the frames
 //! of the turn.
 
+use super::hot::Hot;
 use super::presence::Presence;
 use super::types::ConnId;
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
-use std::rc::Weak;
+use std::sync::Weak;
 
 /// One frame of a turn.
 #[derive(Debug)]
@@ -28,10 +29,12 @@ pub struct Turn {
 impl Turn {
     /// Closes the frame whose bytes were appended last.
     pub fn frame_done(&mut self, author: Option<ConnId>) {
-        self.frames.push(TurnFrame {
-            author,
-            end: self.bytes.len(),
-        });
+        self.frame_ends(author, self.bytes.len());
+    }
+
+    /// Closes a frame that ends here.
+    pub fn frame_ends(&mut self, author: Option<ConnId>, end: usize) {
+        self.frames.push(TurnFrame { author, end });
     }
 
     /// The longest runs of bytes in which no frame is `author`'s own.
@@ -65,9 +68,7 @@ impl Backlog {
         let base = self.kept.bytes.len();
         if base + turn.bytes.len() > bytes_max {
             // From here on a diff is cheaper than the frames, whoever it is for.
-            self.kept.clear();
-            self.begins = u64::MAX;
-            return;
+            return self.lose();
         }
         self.kept.bytes.extend_from_slice(&turn.bytes);
         self.kept
@@ -76,6 +77,28 @@ impl Backlog {
                 author: f.author,
                 end: base + f.end,
             }));
+    }
+
+    fn lose(&mut self) {
+        self.kept.clear();
+        self.begins = u64::MAX;
+    }
+
+    fn replay_frames(
+        &self,
+        from: u64,
+        out: &mut Vec<u8>,
+        mut each: impl FnMut(Option<ConnId>, usize),
+    ) -> bool {
+        if self.begins > from {
+            return false;
+        }
+        let skip = (from - self.begins) as usize;
+        out.extend_from_slice(&self.kept.bytes[skip..]);
+        for frame in self.kept.frames.iter().filter(|f| f.end > skip) {
+            each(frame.author, frame.end - skip);
+        }
+        true
     }
 
     /// Appends all frames from a stream offset on that are not `reader`'s own; `false` if they are
@@ -125,6 +148,8 @@ pub struct Room {
     pub held: usize,
     /// The slices of the room's whole state, while somebody is still getting them.
     pub whole_state: Option<WholeState>,
+    /// While it is hot, or has sessions of other cores.
+    pub hot: Option<Box<Hot>>,
 }
 
 impl Room {
@@ -142,12 +167,13 @@ impl Room {
             backlog: None,
             held,
             whole_state: None,
+            hot: None,
         }
     }
 
     /// Whether nobody is in it.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.loading.is_empty()
+        self.len() == 0
     }
 
     /// Ends the turn: its frames are kept for those who are behind, then forgotten.
@@ -172,8 +198,39 @@ impl Room {
     /// Appends what a session that was behind since `from` missed; `false` if only a diff helps.
     pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
         match &self.backlog {
+            _ if from >= self.stream_offset => true,
             Some(backlog) => backlog.replay(from, reader, out),
-            None => from == self.stream_offset,
+            None => false,
+        }
+    }
+
+    /// As [`Room::replay`], for a whole core: all frames, and who wrote each, where it ends in `out`.
+    pub fn replay_frames(
+        &self,
+        from: u64,
+        out: &mut Vec<u8>,
+        each: impl FnMut(Option<ConnId>, usize),
+    ) -> bool {
+        match &self.backlog {
+            _ if from >= self.stream_offset => true,
+            Some(backlog) => backlog.replay_frames(from, out, each),
+            None => false,
+        }
+    }
+
+    /// Forgets all that was, and goes on from a stream offset: for the copy on a core of a room of
+    /// another one.
+    pub fn begin(&mut self, offset: u64) {
+        self.presence = Presence::default();
+        self.turn.clear();
+        self.backlog = None;
+        self.stream_offset = offset;
+    }
+
+    /// What is kept for those who are behind does not reach up to now.
+    pub fn lose_backlog(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.lose();
         }
     }
 }

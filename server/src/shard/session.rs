@@ -3,6 +3,7 @@
 use super::acks::To;
 use super::connection::Stage;
 use super::effect::{Effect, Effects};
+use super::guests::is_guest;
 use super::presence::{Verdict, removal};
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
@@ -125,6 +126,11 @@ impl Shard {
             // Not acknowledged, so the client sends it again where it reconnects.
             return;
         }
+        if let Some(session) = self.session(id)
+            && let Some(guest) = session.guest
+        {
+            return self.on_away_binary(now, id, guest, bytes);
+        }
         for command in y_websocket::commands(bytes) {
             let Some(session) = self.session(id) else {
                 return;
@@ -155,7 +161,7 @@ impl Shard {
         }
     }
 
-    fn on_update(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8], reply: bool) {
+    pub(super) fn on_update(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8], reply: bool) {
         let Some(session) = self.session(id) else {
             return;
         };
@@ -291,7 +297,7 @@ impl Shard {
         self.close(now, id, code, &refusal.to_string(), true);
     }
 
-    fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
+    pub(super) fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
         let entries = match guard::awareness(states, &self.config.guard) {
             Ok(entries) => entries,
             Err(refusal) => return self.on_refusal(now, id, &refusal),
@@ -362,6 +368,28 @@ impl Shard {
                         session.answering = false;
                         self.list(id);
                     }
+                    if let Some(guest) = self.guests.get_mut(id) {
+                        guest.answered = true;
+                    }
+                }
+                To::Stream(id, stream) if is_guest(id) => {
+                    if self.touch(id).is_some()
+                        && let Some(session) = self.session(id)
+                    {
+                        session.answering = false;
+                        self.list(id);
+                    }
+                    if let Some(guest) = self.guests.get_mut(id) {
+                        guest.stream = Some(stream);
+                    }
+                }
+                To::Core {
+                    room,
+                    shard,
+                    their_room,
+                    at,
+                } => {
+                    self.core_answered(room, shard, their_room, at, |out| bytes.append_to(out));
                 }
                 To::Stream(id, stream) => {
                     if let Some(session) = self.session(id) {

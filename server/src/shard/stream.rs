@@ -1,18 +1,18 @@
 //! A large answer on its way in slices, so that no turn is held by it and the socket's pace, not
-//! memory, bounds it. Many joiners of the same state share the slices.
+//! memory, bounds it. Many joiners of the same state share the slices, on whatever core they are.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Slices of whole frames, and how far one connection has come in them.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    slices: Rc<[Box<[u8]>]>,
+    slices: Arc<[Box<[u8]>]>,
     next: usize,
 }
 
 impl Stream {
     /// From the first slice on.
-    pub fn new(slices: Rc<[Box<[u8]>]>) -> Self {
+    pub fn new(slices: Arc<[Box<[u8]>]>) -> Self {
         Self { slices, next: 0 }
     }
 

@@ -3,14 +3,16 @@
 
 use super::Shard;
 use super::acks::To;
+use super::away::is_away;
 use super::connection::Behind;
+use super::guests::is_guest;
 use super::room::WholeState;
 use super::session::EMPTY_UPDATE;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
 use collabblocks_storage_engine::{RoomId, split_update};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Bytes of large answers that all connections together get in a turn.
 const STREAM_BYTES_PER_TURN: usize = 8 << 20;
@@ -83,6 +85,9 @@ impl Shard {
 
     /// Answers a sync request, once all that the room holds is durable.
     fn answer(&mut self, now: Instant, id: ConnId, room_id: RoomId, vector: &[u8]) {
+        if is_away(room_id) {
+            return self.ask_home(id, room_id, vector);
+        }
         let whole = vector == [0];
         if whole && let Some(slices) = self.shared_slices(room_id) {
             return self.answer_in_slices(id, room_id, slices);
@@ -94,7 +99,7 @@ impl Shard {
                 let slices = slices_of(&diff, self.config.limits.slice_bytes);
                 if whole {
                     let seq = self.engine.room_seq(room_id);
-                    let slices = Rc::downgrade(&slices);
+                    let slices = Arc::downgrade(&slices);
                     self.room(room_id).whole_state = Some(WholeState { seq, slices });
                 }
                 self.answer_in_slices(id, room_id, slices);
@@ -111,7 +116,7 @@ impl Shard {
         self.scratch = diff;
     }
 
-    fn shared_slices(&mut self, room_id: RoomId) -> Option<Rc<[Box<[u8]>]>> {
+    fn shared_slices(&mut self, room_id: RoomId) -> Option<Arc<[Box<[u8]>]>> {
         let seq = self.engine.room_seq(room_id);
         let state = self.room(room_id).whole_state.as_ref()?;
         if state.seq == seq {
@@ -121,7 +126,7 @@ impl Shard {
         }
     }
 
-    fn answer_in_slices(&mut self, id: ConnId, room_id: RoomId, slices: Rc<[Box<[u8]>]>) {
+    fn answer_in_slices(&mut self, id: ConnId, room_id: RoomId, slices: Arc<[Box<[u8]>]>) {
         let to = To::Stream(id, Stream::new(slices));
         self.hold_answer(id, room_id, to, &[]);
     }
@@ -129,6 +134,10 @@ impl Shard {
     fn hold_answer(&mut self, id: ConnId, room_id: RoomId, to: To, frame: &[u8]) {
         if let Some(session) = self.session(id) {
             session.answering = true;
+        }
+        let offset = self.room(room_id).stream_offset;
+        if let Some(guest) = self.guests.get_mut(id) {
+            guest.answer_at = offset;
         }
         self.acks
             .hold(self.engine.room_durable_at(room_id), to, frame);
@@ -151,6 +160,10 @@ impl Shard {
 
     /// From here on a session, if it is live, hears nothing of its room until it has caught up.
     pub(super) fn fall_behind(&mut self, id: ConnId) {
+        // What a guest is told waits on the core that has its socket.
+        if is_guest(id) {
+            return;
+        }
         let Some(session) = self.session(id) else {
             return;
         };
@@ -160,7 +173,9 @@ impl Shard {
         let room_id = session.room;
         let mut vector = Vec::new();
         let room = self.room(room_id);
-        if room.held > 0 || !room.turn.bytes.is_empty() {
+        if is_away(room_id) {
+            // The home knows what the document held.
+        } else if room.held > 0 || !room.turn.bytes.is_empty() {
             // The document is ahead of what was relayed; only the whole state surely has it all.
             vector.push(0);
         } else {
@@ -202,7 +217,12 @@ impl Shard {
         if let Some(connection) = self.touch(id) {
             connection.out.extend_from_slice(&missed);
         }
-        if !replayed {
+        if replayed {
+            return;
+        }
+        if is_away(room_id) {
+            self.ask_home_from(id, room_id, behind.from);
+        } else {
             self.answer(now, id, room_id, &behind.state_vector);
         }
     }
@@ -258,7 +278,7 @@ impl Shard {
 
 /// An answer as frames of about `bytes_max`: updates in causal order, closed by an empty step 2,
 /// which is what makes a client say that it is synced.
-fn slices_of(diff: &[u8], bytes_max: usize) -> Rc<[Box<[u8]>]> {
+fn slices_of(diff: &[u8], bytes_max: usize) -> Arc<[Box<[u8]>]> {
     let mut frames: Vec<Box<[u8]>> = Vec::new();
     for part in split_update(diff, bytes_max) {
         let mut frame = Vec::with_capacity(part.len() + 16);

@@ -102,7 +102,7 @@ impl Plan {
         let latency = *rng.pick(&[20 * MICROSECOND, MILLISECOND, 40 * MILLISECOND]);
         let log = *rng.pick(&[50 * MICROSECOND, MILLISECOND, 20 * MILLISECOND]);
         let faults = faults(rng, span);
-        Self {
+        let mut plan = Self {
             shards,
             rooms,
             clients,
@@ -118,7 +118,10 @@ impl Plan {
             strict: rng.one_in(4),
             limits: limits(rng),
             engine: engine(rng),
-        }
+        };
+        // Drawn last, so that older seeds stay what they were in all else.
+        plan.limits.hot_room_sessions = *rng.pick(&[0, 1, 1, 3, 512]);
+        plan
     }
 
     /// Whether no answer is so large that it comes in slices.

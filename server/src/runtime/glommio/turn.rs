@@ -26,6 +26,7 @@ use std::time::Duration;
 enum Pending {
     Blocked(ConnId, usize),
     Refused(ConnId),
+    MailRefused(ShardId, Mail),
     /// Reading is on again: what was read meanwhile is due.
     Held(ConnId),
     /// A send failed.
@@ -172,6 +173,9 @@ impl<C: Core> Turn<C> {
                         self.go.push(conn);
                     }
                 }
+                Pending::MailRefused(to, mail) => {
+                    self.seat.feed(Event::MailRefused { to, mail });
+                }
                 Pending::Held(conn) => self.feed_held(conn),
                 Pending::Failed(conn) => self.lose(conn),
             }
@@ -201,10 +205,17 @@ impl<C: Core> Turn<C> {
         self.ports.inbox.take(&mut self.incoming);
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
-                Incoming::Parcel(_, parcel) => {
-                    let Mail::Handoff(handoff) = parcel.mail;
+                Incoming::Parcel(from, Parcel { mail, socket }) => {
+                    let handoff = match mail {
+                        Mail::Handoff(handoff) => handoff,
+                        mail => {
+                            self.seat.feed(Event::Mail { from, mail });
+                            continue;
+                        }
+                    };
+                    let socket = socket.expect("a handoff comes with its socket");
                     // Without a number left the socket is closed: 16 million are open already.
-                    if let Some(conn) = self.insert(Stream::adopt(parcel.socket)) {
+                    if let Some(conn) = self.insert(Stream::adopt(socket)) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
                     }
                 }
@@ -331,6 +342,7 @@ impl<C: Core> Turn<C> {
                     self.leave(conn, Leaving::Shard(to, handoff));
                 }
                 Effect::PassToControl { conn, bytes } => self.leave(conn, Leaving::Control(bytes)),
+                Effect::Mail { to, mail } => self.mail(to, mail),
                 Effect::WriteLog(job) => self.log.send(job),
                 Effect::RunJob(job) => self.ports.jobs.send(job),
                 Effect::SetTimer(at) => self.timer = Some(at),
@@ -461,7 +473,7 @@ impl<C: Core> Turn<C> {
             Leaving::Shard(to, handoff) => {
                 let parcel = Parcel {
                     mail: Mail::Handoff(handoff),
-                    socket,
+                    socket: Some(socket),
                 };
                 match self.ports.outbox.send(to, parcel) {
                     Ok(wake) => {
@@ -476,6 +488,19 @@ impl<C: Core> Turn<C> {
                         self.refuse(id);
                     }
                 }
+            }
+        }
+    }
+
+    fn mail(&mut self, to: ShardId, mail: Mail) {
+        let socket = None;
+        match self.ports.outbox.send(to, Parcel { mail, socket }) {
+            Ok(false) => {}
+            Ok(true) => self.ports.outbox.wake_of(to).poke(),
+            Err(parcel) => {
+                self.stats.mailbox_full += 1;
+                self.pending
+                    .push_back(Pending::MailRefused(to, parcel.mail));
             }
         }
     }

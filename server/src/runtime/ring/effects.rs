@@ -4,8 +4,9 @@
 use super::conn::{Leaving, Phase, Recv};
 use super::uring::Op;
 use super::{Pending, Ring};
+use crate::mailbox::Parcel;
 use crate::runtime::{CLOSE_NS_MAX, Core, complete_reply};
-use crate::shard::{ConnId, ControlReply, Effect, Instant, ShardId};
+use crate::shard::{ConnId, ControlReply, Effect, Instant, Mail, ShardId};
 use io_uring::opcode;
 use io_uring::squeue::Flags;
 use io_uring::types::Fd;
@@ -35,6 +36,7 @@ impl<C: Core> Ring<C> {
                 Effect::PassToControl { conn, bytes } => {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
+                Effect::Mail { to, mail } => self.mail(to, mail)?,
                 Effect::WriteLog(job) => {
                     if let Some(thread) = &self.log_thread {
                         thread.send(job);
@@ -137,6 +139,20 @@ impl<C: Core> Ring<C> {
         };
         conn.phase = Phase::Leaving(leaving);
         self.go_on(id)
+    }
+
+    fn mail(&mut self, to: ShardId, mail: Mail) -> io::Result<()> {
+        let socket = None;
+        match self.ports.outbox.send(to, Parcel { mail, socket }) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.wake(to),
+            Err(parcel) => {
+                self.stats.mailbox_full += 1;
+                self.pending
+                    .push_back(Pending::MailRefused(to, parcel.mail));
+                Ok(())
+            }
+        }
     }
 
     /// Wakes another core.

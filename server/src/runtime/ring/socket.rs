@@ -324,14 +324,15 @@ impl<C: Core> Ring<C> {
             Leaving::Shard(to, handoff) => {
                 let parcel = Parcel {
                     mail: Mail::Handoff(handoff),
-                    socket: conn.socket,
+                    socket: Some(conn.socket),
                 };
                 match self.ports.outbox.send(to, parcel) {
                     Ok(false) => {}
                     Ok(true) => self.wake(to)?,
                     Err(parcel) => {
                         self.stats.mailbox_full += 1;
-                        self.conns.put_back(id, Conn::new(parcel.socket));
+                        let socket = parcel.socket.expect("it comes back as it went");
+                        self.conns.put_back(id, Conn::new(socket));
                         self.pending.push_back(Pending::Refused(id));
                         self.queue_arm(id);
                     }
