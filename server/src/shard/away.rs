@@ -2,17 +2,17 @@
 //! An away room is what this core keeps of it: its sessions here, the frames of the turn as the home
 //! sent them, a copy of who is present, and what slow readers missed.
 
+use super::Shard;
 use super::connection::{Session, Stage};
 use super::effect::{Effect, Effects};
 use super::mail::{Item, Letter};
 use super::presence;
 use super::room::Room;
 use super::types::{ConnId, Instant, ShardId};
-use super::Shard;
 use crate::dialect::lib0::write_uint;
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::http::Upgrade;
-use collabblocks_storage_engine::{RoomId, guard};
+use collabblocks_storage_engine::RoomId;
 use foldhash::{fast::FixedState, quality::RandomState};
 use std::collections::{HashMap, HashSet};
 
@@ -190,7 +190,7 @@ impl Shard {
                     continue;
                 }
                 Ok(Command::Presence(states)) => {
-                    self.on_away_presence(now, id, guest, room_id, states);
+                    self.on_presence(now, id, room_id, states);
                     continue;
                 }
                 Ok(Command::PresenceRequest) => {
@@ -220,60 +220,38 @@ impl Shard {
         away.expect("a session's room is kept").home
     }
 
-    /// Of each client only the latest state goes to the home, once a turn, and nothing that the home
-    /// told before.
-    fn on_away_presence(
+    /// Of each client only the latest state goes to the home, once a turn.
+    pub(super) fn hear_away(
         &mut self,
-        now: Instant,
         id: ConnId,
-        guest: ConnId,
         room_id: RoomId,
-        states: &[u8],
+        client: u64,
+        clock: u32,
+        state: Option<&[u8]>,
     ) {
-        let entries = match guard::awareness(states, &self.config.guard) {
-            Ok(entries) => entries,
-            Err(refusal) => return self.on_refusal(now, id, &refusal),
+        let Some(session) = self.session(id) else {
+            return;
         };
-        let max = self.config.limits.awareness_clients_max;
-        for entry in entries {
-            let Some(Stage::Session(session)) = self.connections[id.slot as usize]
-                .as_mut()
-                .map(|connection| &mut connection.stage)
-            else {
-                return;
-            };
-            let away = self.away.get(room_id).expect("a session's room is kept");
-            let own = session.clients.contains(&entry.client);
-            let present = entry.state.is_some();
-            let presence = &away.room.presence;
-            if !presence.may_change(entry.client, entry.clock, present, own) {
-                continue;
-            }
-            if let Some(said) = away.said.get(&entry.client)
-                && (said.clock > entry.clock
-                    || (said.clock == entry.clock && (present || said.guest != guest)))
-            {
-                continue;
-            }
-            match entry.state {
-                Some(_) if !own && session.clients.len() >= max => {
-                    self.count_refused("presence_clients");
-                    continue;
-                }
-                Some(_) if !own => session.clients.push(entry.client),
-                None if own => session.clients.retain(|client| *client != entry.client),
-                _ => {}
-            }
-            if away.said.is_empty() {
-                self.away.talking.push(room_id);
-            }
-            let said = Said {
-                guest,
-                clock: entry.clock,
-                state: entry.state.map(|state| state.as_bytes().into()),
-            };
-            let away = self.away.get(room_id).expect("just there");
-            away.said.insert(entry.client, said);
+        let Some(guest) = session.guest else {
+            return;
+        };
+        session.owns(client, state.is_some());
+        let away = self.away.get(room_id).expect("a session's room is kept");
+        if let Some(said) = away.said.get(&client)
+            && (said.clock > clock
+                || (said.clock == clock && (state.is_some() || said.guest != guest)))
+        {
+            return;
+        }
+        let news = away.said.is_empty();
+        let said = Said {
+            guest,
+            clock,
+            state: state.map(Into::into),
+        };
+        away.said.insert(client, said);
+        if news {
+            self.away.talking.push(room_id);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a shard must be told; plain data, a copy for each.
 
+use super::pace::Pace;
 use super::types::ShardId;
 use std::time::Duration;
 
@@ -51,6 +52,13 @@ pub struct SessionLimits {
     pub room_name_bytes_max: usize,
     /// Clients whose presence one session may own.
     pub awareness_clients_max: usize,
+    /// Awareness messages of one session in a second that are heard at once; 0: any number. Of more,
+    /// the latest state of each client is heard later.
+    pub presence_rate_max: u32,
+    /// Awareness messages heard at once after a silence.
+    pub presence_burst: u32,
+    /// How deliveries wait as a room grows.
+    pub pace: Pace,
     /// Bytes kept for the sessions of a room that are behind, before they get a diff instead.
     pub queue_soft_bytes: usize,
     /// Bytes waiting for one connection before it is closed.
@@ -85,6 +93,9 @@ impl Default for SessionLimits {
             half_read_bytes_max: 256 << 20,
             room_name_bytes_max: 512,
             awareness_clients_max: 64,
+            presence_rate_max: 20,
+            presence_burst: 5,
+            pace: Pace::default(),
             queue_soft_bytes: 1 << 20,
             queue_hard_bytes: 64 << 20,
             slow_reader_timeout: Duration::from_secs(30),

@@ -270,7 +270,13 @@ impl Shard {
                 let all: Vec<ConnId> = self
                     .room_if_kept(room_id)
                     .into_iter()
-                    .flat_map(|r| r.sessions.iter().chain(&r.loading).chain(r.guests()).copied())
+                    .flat_map(|r| {
+                        r.sessions
+                            .iter()
+                            .chain(&r.loading)
+                            .chain(r.guests())
+                            .copied()
+                    })
                     .collect();
                 for id in all {
                     self.count_refused("room_failed");

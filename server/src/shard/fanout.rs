@@ -27,6 +27,7 @@ impl Shard {
         }
         let closed = self.drain == Drain::Flushing && self.engine.close(now.0);
         self.post.settle();
+        self.hear_late(now);
         // The disk first: it works while the sends are made.
         let storage = self.flush_storage(now, effects);
         self.catch_cores_up(now);
@@ -80,6 +81,7 @@ impl Shard {
     }
 
     fn flush_rooms(&mut self, now: Instant, effects: &mut Effects) {
+        self.wake_rooms(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         for room_id in dirty.drain(..) {
             self.flush_room(now, room_id, effects);
@@ -96,6 +98,14 @@ impl Shard {
         let Some(room) = room.filter(|r| r.id == room_id) else {
             return;
         };
+        if let Some(at) = room.waits_until(now, &self.config.limits) {
+            room.dirty = false;
+            if !room.paced {
+                room.paced = true;
+                self.paced.delay_room(at, room_id);
+            }
+            return;
+        }
         let start = effects.frames.len();
         effects.frames.extend_from_slice(&room.turn.bytes);
         let documents = effects.frames.len();
@@ -226,6 +236,7 @@ impl Shard {
             late_touch,
             closing,
             post,
+            self.paced.next(),
         ]
         .into_iter()
         .flatten()

@@ -300,7 +300,11 @@ impl Shard {
         let lane = self.post.lane(guest.core);
         let connection = &mut guest.connection;
         if let Stage::Closing { flush } = connection.stage {
-            let out = if flush { connection.out.as_slice() } else { &[] };
+            let out = if flush {
+                connection.out.as_slice()
+            } else {
+                &[]
+            };
             let bytes = lane.letter.put(out);
             let conn = guest.conn;
             lane.letter.items.push(Item::Close { conn, bytes, flush });

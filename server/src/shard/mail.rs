@@ -100,8 +100,13 @@ impl Letter {
         start..self.bytes.len()
     }
 
+    /// Bytes that were copied into it.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Its size, for the figures.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.bytes.len() + self.items.len() * size_of::<Item>()
     }
 }
@@ -214,7 +219,7 @@ impl Post {
                     lane.state = State::Free;
                     let letter = Box::new(std::mem::take(&mut lane.letter));
                     letters += 1;
-                    bytes += letter.len() as u64;
+                    bytes += letter.size() as u64;
                     letter
                 }
                 other => {

@@ -13,6 +13,7 @@ mod guests;
 mod hot;
 mod mail;
 mod marks;
+mod pace;
 mod presence;
 mod room;
 mod session;
@@ -26,6 +27,7 @@ pub use config::{Access, SessionLimits, ShardConfig};
 pub use effect::{Effect, Effects};
 pub use event::{ControlReply, ControlRequest, Event, Handoff, Mail};
 pub use mail::Letter;
+pub use pace::Pace;
 pub use stats::{RuntimeStats, Stats};
 pub use types::{ConnId, Instant, ShardId};
 
@@ -35,6 +37,7 @@ use collabblocks_storage_engine::{Engine, Notice, RoomId};
 use connection::{Connection, Session, Stage};
 use guests::{Guests, is_guest};
 use mail::Post;
+use pace::Paced;
 use room::Room;
 
 /// One shard. Lives on its core's thread; [`Shard::on_event`] is the only way its state changes.
@@ -51,6 +54,7 @@ pub struct Shard {
     /// Rooms of other cores, with sessions that have their sockets here.
     away: Away,
     post: Post,
+    paced: Paced,
     /// Connections with bytes to flush, or to close, at the end of the turn.
     touched: Vec<ConnId>,
     /// Rooms with frames to flush at the end of the turn.
@@ -93,6 +97,7 @@ impl Shard {
             post: Post::new(config.id, config.shards),
             guests: Guests::default(),
             away: Away::default(),
+            paced: Paced::default(),
             config,
             engine,
             connections: Vec::new(),
@@ -195,9 +200,7 @@ impl Shard {
                 stats.connections = self.live as u64;
                 let rooms = || self.rooms.iter().flatten();
                 stats.rooms = rooms().count() as u64;
-                stats.sessions = rooms()
-                    .map(|r| r.len() as u64)
-                    .sum();
+                stats.sessions = rooms().map(|r| r.len() as u64).sum();
                 stats.away_sessions = self.away.sessions() as u64;
                 stats.presence_clients = rooms().map(|r| r.presence.present() as u64).sum();
                 stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();

@@ -98,13 +98,8 @@ impl Presence {
         Verdict::Taken
     }
 
-    /// Whether a client's state of this clock is newer than what is known.
-    pub fn is_news(&self, client: u64, clock: u32) -> bool {
-        self.entries.get(&client).is_none_or(|e| clock > e.clock)
-    }
-
-    /// Whether what a session of this core says of a client may change what the home knows, as far as
-    /// the copy here tells. Clients repeat what they hear of others: that goes no further.
+    /// Whether what a session says of a client may change anything; `own` if it announced the client.
+    /// Clients repeat what they hear of others: that goes no further, and does not count.
     pub fn may_change(&self, client: u64, clock: u32, present: bool, own: bool) -> bool {
         match self.entries.get(&client) {
             None => present || own,

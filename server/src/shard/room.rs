@@ -3,7 +3,7 @@
 
 use super::hot::Hot;
 use super::presence::Presence;
-use super::types::ConnId;
+use super::types::{ConnId, Instant};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
 use std::sync::Weak;
@@ -150,6 +150,10 @@ pub struct Room {
     pub whole_state: Option<WholeState>,
     /// While it is hot, or has sessions of other cores.
     pub hot: Option<Box<Hot>>,
+    /// When its sessions were told something last.
+    pub flushed_at: Instant,
+    /// What there is to tell them waits for its time.
+    pub paced: bool,
 }
 
 impl Room {
@@ -168,6 +172,8 @@ impl Room {
             held,
             whole_state: None,
             hot: None,
+            flushed_at: Instant(0),
+            paced: false,
         }
     }
 

@@ -1,9 +1,11 @@
 //! What a session says, and what it is told.
 
 use super::acks::To;
+use super::away::is_away;
 use super::connection::Stage;
 use super::effect::{Effect, Effects};
 use super::guests::is_guest;
+use super::pace::Late;
 use super::presence::{Verdict, removal};
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
@@ -161,7 +163,14 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_update(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8], reply: bool) {
+    pub(super) fn on_update(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        update: &[u8],
+        reply: bool,
+    ) {
         let Some(session) = self.session(id) else {
             return;
         };
@@ -298,51 +307,74 @@ impl Shard {
     }
 
     pub(super) fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
-        let entries = match guard::awareness(states, &self.config.guard) {
+        let mut entries = match guard::awareness(states, &self.config.guard) {
             Ok(entries) => entries,
             Err(refusal) => return self.on_refusal(now, id, &refusal),
         };
-        let max = self.config.limits.awareness_clients_max;
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let clients = std::mem::take(&mut session.clients);
+        let presence = &self.room(room_id).presence;
+        entries.retain(|entry| {
+            let own = clients.contains(&entry.client);
+            presence.may_change(entry.client, entry.clock, entry.state.is_some(), own)
+        });
+        if let Some(session) = self.session(id) {
+            session.clients = clients;
+        }
+        if entries.is_empty() {
+            return;
+        }
+        let late = |entry: &guard::AwarenessEntry<'_>| Late {
+            client: entry.client,
+            clock: entry.clock,
+            state: entry.state.map(|state| state.as_bytes().into()),
+        };
+        // A guest was paced where its socket is.
+        if !is_guest(id) && self.paces(now, id, || entries.iter().map(late).collect()) {
+            return;
+        }
         for entry in entries {
-            let Some(session) = self.session(id) else {
-                return;
-            };
-            let own = session.clients.contains(&entry.client);
-            if !own && entry.state.is_some() && session.clients.len() >= max {
-                // Clients repeat what they hear of others: that is neither taken nor refused.
-                if self
-                    .room(room_id)
-                    .presence
-                    .is_news(entry.client, entry.clock)
-                {
-                    self.count_refused("presence_clients");
+            let state = entry.state.map(str::as_bytes);
+            self.hear(id, room_id, entry.client, entry.clock, state);
+        }
+    }
+
+    /// Takes what a session says of a client.
+    pub(super) fn hear(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        client: u64,
+        clock: u32,
+        state: Option<&[u8]>,
+    ) {
+        let max = self.config.limits.awareness_clients_max;
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let own = session.clients.contains(&client);
+        if !own && state.is_some() && session.clients.len() >= max {
+            return self.count_refused("presence_clients");
+        }
+        if is_away(room_id) {
+            return self.hear_away(id, room_id, client, clock, state);
+        }
+        match self.room(room_id).presence.apply(id, client, clock, state) {
+            Verdict::Taken => {
+                self.stats.presence_states += 1;
+                self.touch_room(room_id);
+                if let Some(session) = self.session(id) {
+                    session.owns(client, state.is_some());
                 }
-                continue;
             }
-            match self.room(room_id).presence.apply(
-                id,
-                entry.client,
-                entry.clock,
-                entry.state.map(str::as_bytes),
-            ) {
-                Verdict::Taken => {
-                    self.stats.presence_states += 1;
-                    self.touch_room(room_id);
-                    if let Some(session) = self.session(id) {
-                        match entry.state {
-                            Some(_) if !own => session.clients.push(entry.client),
-                            None if own => session.clients.retain(|c| *c != entry.client),
-                            _ => {}
-                        }
-                    }
-                }
-                Verdict::Stale => {}
-                Verdict::Removed => {
-                    let mut states = Vec::new();
-                    removal(entry.client, entry.clock, &mut states);
-                    if let Some(connection) = self.touch(id) {
-                        y_websocket::presence(&states, &mut connection.out);
-                    }
+            Verdict::Stale => {}
+            Verdict::Removed => {
+                let mut states = Vec::new();
+                removal(client, clock, &mut states);
+                if let Some(connection) = self.touch(id) {
+                    y_websocket::presence(&states, &mut connection.out);
                 }
             }
         }

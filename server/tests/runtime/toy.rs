@@ -3,8 +3,7 @@
 use collabblocks_server::runtime::Core;
 use collabblocks_server::server::ShardContext;
 use collabblocks_server::shard::{
-    ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, ShardId,
-    Stats,
+    ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, ShardId, Stats,
 };
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
 use std::collections::HashMap;

@@ -89,7 +89,7 @@ impl World {
             Event::Drained { .. } => self.saw("unblocked"),
             Event::HandedOff { .. } => self.saw("handed off"),
             Event::HandoffRefused { .. } => self.saw("handoff refused"),
-            Event::Mail { .. } => self.saw("mail"),
+            Event::Mail { mail, .. } => self.saw_mail(&format!("{mail:?}")),
             Event::MailRefused { .. } => self.saw("mail refused"),
             _ => {}
         }
@@ -122,6 +122,17 @@ impl World {
         let node = &mut self.nodes[shard];
         node.shard
             .on_event(Instant(self.now), event, &mut node.effects);
+    }
+
+    fn saw_mail(&mut self, mail: &str) {
+        for kind in [
+            "Attach", "Live", "Turn", "Diff", "Stream", "CatchUp", "Ask", "States", "Leave",
+            "Close",
+        ] {
+            if mail.contains(&format!(" {kind} {{")) || mail.contains(&format!("[{kind} {{")) {
+                self.saw(kind);
+            }
+        }
     }
 
     fn take_input(&mut self, shard: usize, input: Input) {
