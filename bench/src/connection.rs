@@ -3,6 +3,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
+/// Most bytes that one reading of an encrypted socket brings, and a record.
+const READ_BYTES_MAX: usize = 256 << 10;
+
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -21,10 +24,14 @@ pub enum Stage {
 pub struct Connection {
     /// The socket, non-blocking.
     pub stream: TcpStream,
+    /// The encryption on it, if any.
+    tls: Option<Box<rustls::ClientConnection>>,
     /// How far it has come.
     pub stage: Stage,
     /// The start of a message whose rest has not arrived; empty, without memory, when idle.
     pub tail: Vec<u8>,
+    /// Bytes of a large message that are still to come and to be thrown away.
+    pub skip: usize,
     out: Vec<u8>,
     out_sent: usize,
     /// Whether the socket is watched for room to write.
@@ -58,11 +65,21 @@ impl Connection {
     pub fn new(stream: TcpStream) -> Self {
         Self {
             stream,
+            tls: None,
             stage: Stage::Upgrading,
             tail: Vec::new(),
+            skip: 0,
             out: Vec::new(),
             out_sent: 0,
             watched_for_write: false,
+        }
+    }
+
+    /// The same, to be encrypted.
+    pub fn with_tls(stream: TcpStream, tls: rustls::ClientConnection) -> Self {
+        Self {
+            tls: Some(Box::new(tls)),
+            ..Self::new(stream)
         }
     }
 
@@ -83,6 +100,9 @@ impl Connection {
             self.out.extend_from_slice(bytes);
             return Flushed::Blocked;
         }
+        if let Some(tls) = &mut self.tls {
+            return write_encrypted(tls, &mut self.stream, bytes);
+        }
         match write_some(&mut self.stream, bytes) {
             Received::Bytes(written) if written == bytes.len() => Flushed::All,
             Received::Bytes(written) => {
@@ -99,6 +119,11 @@ impl Connection {
 
     /// Writes what waits.
     pub fn flush(&mut self) -> Flushed {
+        if let Some(tls) = &mut self.tls {
+            let flushed = write_encrypted(tls, &mut self.stream, &self.out);
+            self.out.clear();
+            return flushed;
+        }
         while self.queued_bytes() > 0 {
             match write_some(&mut self.stream, &self.out[self.out_sent..]) {
                 Received::Bytes(written) => self.out_sent += written,
@@ -118,7 +143,10 @@ impl Connection {
         if buffer.len() < kept * 2 {
             buffer.resize(kept * 2, 0);
         }
-        let outcome = read_some(&mut self.stream, &mut buffer[kept..]);
+        let outcome = match &mut self.tls {
+            Some(tls) => read_encrypted(tls, &mut self.stream, buffer, kept),
+            None => read_some(&mut self.stream, &mut buffer[kept..]),
+        };
         let Received::Bytes(read) = outcome else {
             return outcome;
         };
@@ -126,6 +154,77 @@ impl Connection {
         self.tail = Vec::new();
         Received::Bytes(kept + read)
     }
+}
+
+/// Encrypts `bytes` and writes what the socket takes of all that waits. What it does not take stays
+/// with the encryption.
+fn write_encrypted(
+    tls: &mut rustls::ClientConnection,
+    stream: &mut TcpStream,
+    bytes: &[u8],
+) -> Flushed {
+    // Without a limit, it takes all.
+    if tls.writer().write_all(bytes).is_err() {
+        return Flushed::Gone;
+    }
+    while tls.wants_write() {
+        match tls.write_tls(stream) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Flushed::Blocked,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Flushed::Gone,
+        }
+    }
+    Flushed::All
+}
+
+/// Reads and decrypts all that the socket holds, up to some bound, to `buffer` from `kept` on.
+fn read_encrypted(
+    tls: &mut rustls::ClientConnection,
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+    kept: usize,
+) -> Received {
+    let mut read = 0;
+    loop {
+        match tls.read_tls(stream) {
+            Ok(0) if read == 0 => return Received::Gone,
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return Received::Gone,
+        }
+        let Ok(state) = tls.process_new_packets() else {
+            return Received::Gone;
+        };
+        let plain = state.plaintext_bytes_to_read();
+        if buffer.len() < kept + read + plain {
+            buffer.resize(kept + read + plain, 0);
+        }
+        let from = kept + read;
+        if plain > 0
+            && tls
+                .reader()
+                .read_exact(&mut buffer[from..from + plain])
+                .is_err()
+        {
+            return Received::Gone;
+        }
+        read += plain;
+        // What is left wakes the caller again.
+        if read > READ_BYTES_MAX {
+            break;
+        }
+    }
+    // The handshake's answers.
+    if tls.wants_write() && write_encrypted(tls, stream, &[]) == Flushed::Gone {
+        return Received::Gone;
+    }
+    if read == 0 {
+        return Received::Nothing;
+    }
+    Received::Bytes(read)
 }
 
 fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> Received {

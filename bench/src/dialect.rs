@@ -4,6 +4,7 @@ use crate::lib0::{Reader, write_var_bytes, write_var_uint};
 use serde::{Deserialize, Serialize};
 
 const SYNC: u8 = 0;
+const AWARENESS: u8 = 1;
 const AUTH: u8 = 2;
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
@@ -32,11 +33,13 @@ pub enum Message<'a> {
     Step2(&'a [u8]),
     /// An update.
     Update(&'a [u8]),
+    /// Presence: the states of some clients.
+    Awareness(&'a [u8]),
     /// Wants this payload back.
     Ping(&'static [u8]),
     /// The server refused us, in its words.
     Refused(&'a [u8]),
-    /// Presence, status and the like.
+    /// Status and the like.
     Other,
 }
 
@@ -78,6 +81,7 @@ impl Dialect {
                 UPDATE => Some(Message::Update(reader.var_bytes()?)),
                 _ => None,
             },
+            AWARENESS => Some(Message::Awareness(reader.var_bytes()?)),
             AUTH => {
                 let refused = match self {
                     Self::YWebsocket => 0,
@@ -100,6 +104,42 @@ pub fn write_update(out: &mut Vec<u8>, prefix: &[u8], update: &[u8]) {
     out.extend_from_slice(&[SYNC, UPDATE]);
     write_var_uint(out, update.len() as u64);
     out.extend_from_slice(update);
+}
+
+/// Whether a message that has only begun is a step 2 (true) or an update (false).
+pub fn begins_with_step2(message: &[u8], prefix_length: usize) -> Option<bool> {
+    match message.get(prefix_length..prefix_length + 2)? {
+        [SYNC, STEP_2] => Some(true),
+        [SYNC, UPDATE] => Some(false),
+        _ => None,
+    }
+}
+
+/// Appends the presence message in which `client` has moved its cursor for the time `clock`.
+pub fn write_awareness(out: &mut Vec<u8>, prefix: &[u8], client: u64, clock: u64) {
+    let state = format!(
+        "{{\"user\":{{\"name\":\"Client {client}\",\"color\":\"#30bced\"}},\
+         \"cursor\":{{\"anchor\":{clock},\"head\":{clock}}}}}"
+    );
+    let mut states = vec![1];
+    write_var_uint(&mut states, client);
+    write_var_uint(&mut states, clock);
+    write_var_bytes(&mut states, state.as_bytes());
+    out.extend_from_slice(prefix);
+    out.push(AWARENESS);
+    write_var_bytes(out, &states);
+}
+
+/// Calls `on_state(client, clock)` for every state that a presence message carries; `None` at the
+/// first thing that it cannot read.
+pub fn for_each_state(states: &[u8], mut on_state: impl FnMut(u64, u64)) -> Option<()> {
+    let mut reader = Reader::new(states);
+    for _ in 0..reader.var_uint()? {
+        let (client, clock) = (reader.var_uint()?, reader.var_uint()?);
+        reader.var_bytes()?;
+        on_state(client, clock);
+    }
+    Some(())
 }
 
 /// Appends the step 2 that says "nothing that you lack".
@@ -135,8 +175,27 @@ mod tests {
         assert_eq!(Dialect::YWebsocket.read(&[0, 2, 5, 1], 0), None);
         assert_eq!(
             Dialect::YWebsocket.read(&[1, 1, 0], 0),
+            Some(Message::Awareness(&[0]))
+        );
+        assert_eq!(
+            Dialect::YWebsocket.read(&[9, 1, 0], 0),
             Some(Message::Other)
         );
+        assert_eq!(begins_with_step2(&[7, 0, 1, 200], 1), Some(true));
+        assert_eq!(begins_with_step2(&[0], 0), None);
+    }
+
+    #[test]
+    fn states_are_read_as_they_were_written() {
+        let mut message = Vec::new();
+        write_awareness(&mut message, &[], 0x8000_0007, 41);
+        let Some(Message::Awareness(states)) = Dialect::YWebsocket.read(&message, 0) else {
+            panic!("no presence");
+        };
+        let mut seen = Vec::new();
+        for_each_state(states, |client, clock| seen.push((client, clock))).unwrap();
+        assert_eq!(seen, [(0x8000_0007, 41)]);
+        assert_eq!(for_each_state(&states[..9], |_, _| {}), None);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A floor upgrades sockets, answers a step 1 with an empty step 2, and relays each update to all
 //! clients of its room, the writer included: the y-websocket reference server echoes, and so do the
 //! servers that are compared, so a floor without the echo would move fewer bytes than they must.
-//! No document, no log, no guard.
+//! No document, no log, no guard. Where a scenario is about joining, it remembers the updates and gives
+//! them out as they came.
 
 use crate::connection::{Connection, Flushed, Received, Stage};
 use crate::dialect::{Dialect, Message, write_empty_step2};
@@ -42,11 +43,14 @@ struct Client {
 struct Room {
     members: Vec<usize>,
     turn: Vec<u8>,
+    /// All updates so far, where the floor remembers them.
+    history: Vec<u8>,
 }
 
 /// A bare relay on one thread.
 pub struct Floor {
     mode: Mode,
+    remembers: bool,
     epoll: OwnedFd,
     listener: TcpListener,
     clients: Vec<Option<Client>>,
@@ -81,6 +85,7 @@ impl Floor {
         )?;
         Ok(Self {
             mode,
+            remembers: false,
             epoll,
             listener,
             clients: Vec::new(),
@@ -92,6 +97,14 @@ impl Floor {
             gone: Vec::new(),
             frame: Vec::new(),
         })
+    }
+
+    /// The same, but who joins gets all updates so far, as they came.
+    pub fn that_remembers(self) -> Self {
+        Self {
+            remembers: true,
+            ..self
+        }
     }
 
     /// Where it listens.
@@ -245,12 +258,31 @@ impl Floor {
             Some(Message::Step1) => {
                 let mut step2 = Vec::new();
                 write_empty_step2(&mut step2, &[]);
-                let mut frame = Vec::new();
-                websocket::write_server_frame(&mut frame, BINARY, &step2);
-                self.write(index, &frame);
+                let mut frames = Vec::new();
+                websocket::write_server_frame(&mut frames, BINARY, &step2);
+                let room = self.clients[index].as_ref().map(|client| client.room);
+                if let Some(room) = room.and_then(|room| self.rooms.get(room)) {
+                    frames.extend_from_slice(&room.history);
+                }
+                self.write(index, &frames);
             }
-            Some(Message::Update(_)) => self.relay(index, message),
+            Some(Message::Update(_)) => {
+                self.keep(index, message);
+                self.relay(index, message);
+            }
+            Some(Message::Awareness(_)) => self.relay(index, message),
             _ => {}
+        }
+    }
+
+    /// Remembers an update for those who join later, where that is asked for.
+    fn keep(&mut self, index: usize, message: &[u8]) {
+        if !self.remembers {
+            return;
+        }
+        let room = self.clients[index].as_ref().map(|client| client.room);
+        if let Some(room) = room.and_then(|room| self.rooms.get_mut(room)) {
+            websocket::write_server_frame(&mut room.history, BINARY, message);
         }
     }
 

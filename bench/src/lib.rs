@@ -11,6 +11,7 @@ pub mod connection;
 pub mod dialect;
 pub mod floor;
 pub mod generator;
+pub mod join;
 pub mod lib0;
 pub mod machine;
 pub mod process;
@@ -18,9 +19,12 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
+pub mod table;
+pub mod tls;
 pub mod tracker;
 pub mod update;
 pub mod websocket;
+pub mod work;
 
 /// What every fallible step of the tool returns: its errors are read by people, not matched on.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

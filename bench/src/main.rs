@@ -1,14 +1,17 @@
 //! The `collabblocks-bench` command.
 
 use clap::{Args, Parser, Subcommand};
-use collabblocks_bench::compare::{self, Plan};
+use collabblocks_bench::compare::{self, Plan, ServerEntry};
 use collabblocks_bench::dialect::Dialect;
 use collabblocks_bench::floor::{Floor, Mode};
 use collabblocks_bench::generator::Target;
 use collabblocks_bench::machine::Machine;
 use collabblocks_bench::process::{self, Server, Spawn};
-use collabblocks_bench::run::{self, Watched};
+use collabblocks_bench::run::{self, Counter, Watched};
 use collabblocks_bench::scenario::{Scenario, ScenarioFile};
+use collabblocks_bench::table::{Row, table};
+use collabblocks_bench::tls::Connector;
+use collabblocks_bench::work::Work;
 use collabblocks_bench::{Error, Result};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -95,6 +98,9 @@ enum Command {
         /// Where it listens.
         #[arg(long, default_value = "127.0.0.1:9100")]
         listen: SocketAddr,
+        /// Give who joins all updates so far, as they came.
+        #[arg(long)]
+        remember: bool,
     },
     /// Runs servers against each other, interleaved and repeated, beside both floors.
     Compare(CompareArgs),
@@ -120,6 +126,10 @@ struct TimeArgs {
     /// Poll without sleeping: the server then never pays for waking the generator.
     #[arg(long)]
     spin: bool,
+    /// A counter on the server's page of metrics, whose rise a second is reported under a name. May
+    /// be given several times.
+    #[arg(long, value_name = "NAME=METRIC")]
+    count: Vec<String>,
 }
 
 #[derive(Args)]
@@ -153,20 +163,24 @@ struct LoadArgs {
 struct CompareArgs {
     #[command(flatten)]
     times: TimeArgs,
-    /// A server as `name=command`; in the command `{port}` stands for a free port and `{data}` for
-    /// an empty folder. May be given several times.
+    /// A server as `name=command`; in the command `{port}` stands for a free port, `{data}` for an
+    /// empty folder, `{cert}` and `{key}` for files of a certificate and its key: with them it is
+    /// spoken to through TLS. May be given several times.
     #[arg(long, value_name = "NAME=COMMAND")]
     server: Vec<String>,
+    /// Runs each `--server` whose command has `{NAME}` once for each of the values.
+    #[arg(long, value_name = "NAME=VALUE,VALUE")]
+    vary: Option<String>,
     /// A file of servers. May be given several times.
     #[arg(long)]
     servers: Vec<PathBuf>,
-    /// The peers of bench/peers as well; `npm ci` there first.
+    /// The peers of bench/peers as well, as far as they are installed.
     #[arg(long)]
     peers: bool,
     /// Only servers whose names hold this; floors stay. May be given several times.
     #[arg(long)]
     only: Vec<String>,
-    /// Scenario files [default: all of bench/scenarios but idle].
+    /// Scenario files [default: fanout, rooms and saturate of bench/scenarios].
     #[arg(long, num_args = 1..)]
     scenarios: Vec<PathBuf>,
     /// How often each pair is run.
@@ -187,9 +201,7 @@ impl TimeArgs {
                 "times must not be negative, and the window must be above 0",
             ));
         }
-        scenario.warmup_s = self.warmup;
-        scenario.window_s = self.window;
-        scenario.drain_s = self.drain;
+        scenario.set_times(self.warmup, self.window, self.drain);
         Ok(())
     }
 
@@ -224,8 +236,11 @@ fn dispatch(command: Command) -> Result<()> {
                 writers,
                 rate,
                 jittered: None,
+                chars: None,
+                stalled: None,
+                drain: None,
             };
-            run_load(Scenario::from_file(file, "fanout")?, &load)
+            run_work(from_flags(file, "fanout")?, &load)
         }
         Command::Rooms {
             rooms,
@@ -240,7 +255,7 @@ fn dispatch(command: Command) -> Result<()> {
                 rate,
                 jittered: None,
             };
-            run_load(Scenario::from_file(file, "rooms")?, &load)
+            run_work(from_flags(file, "rooms")?, &load)
         }
         Command::Saturate {
             rooms,
@@ -257,7 +272,7 @@ fn dispatch(command: Command) -> Result<()> {
                 writers,
                 in_flight,
             };
-            run_load(Scenario::from_file(file, "saturate")?, &load)
+            run_work(from_flags(file, "saturate")?, &load)
         }
         Command::Idle {
             connections,
@@ -269,12 +284,19 @@ fn dispatch(command: Command) -> Result<()> {
                 connections,
                 rooms,
             };
-            run_load(Scenario::from_file(file, "idle")?, &load)
+            run_work(from_flags(file, "idle")?, &load)
         }
-        Command::Run { scenario, load } => run_load(Scenario::load(&scenario)?, &load),
-        Command::Floor { mode, listen } => {
+        Command::Run { scenario, load } => run_work(Work::load(&scenario)?, &load),
+        Command::Floor {
+            mode,
+            listen,
+            remember,
+        } => {
             process::raise_file_limit();
-            let floor = Floor::bind(mode, listen)?;
+            let mut floor = Floor::bind(mode, listen)?;
+            if remember {
+                floor = floor.that_remembers();
+            }
             eprintln!("{mode:?} floor on {}", floor.address()?);
             floor.run().map(|never| match never {})
         }
@@ -282,12 +304,18 @@ fn dispatch(command: Command) -> Result<()> {
     }
 }
 
-fn run_load(mut scenario: Scenario, load: &LoadArgs) -> Result<()> {
-    load.times.apply(&mut scenario)?;
+fn from_flags(file: ScenarioFile, name: &str) -> Result<Work> {
+    Scenario::from_file(file, name).map(Work::Load)
+}
+
+fn run_work(mut work: Work, load: &LoadArgs) -> Result<()> {
+    if let Work::Load(scenario) = &mut work {
+        load.times.apply(scenario)?;
+    }
     load.times.pin()?;
-    let address = run::parse_target(&load.target)?;
+    let (address, encrypted) = run::parse_target(&load.target)?;
     let folder = tempfile::tempdir()?;
-    let server = match &load.spawn {
+    let mut server = match &load.spawn {
         Some(line) => {
             let spawn = Spawn {
                 command: process::split_command(line)?,
@@ -303,6 +331,7 @@ fn run_load(mut scenario: Scenario, load: &LoadArgs) -> Result<()> {
     let (room_prefix, client_base) = run::fresh_identity();
     let target = Target {
         address,
+        tls: encrypted.then(Connector::new).transpose()?,
         path_template: load.path_template.clone(),
         dialect: load.dialect,
         room_prefix,
@@ -310,36 +339,77 @@ fn run_load(mut scenario: Scenario, load: &LoadArgs) -> Result<()> {
         spin: load.times.spin,
     };
     let pid = server.as_ref().map(Server::pid).or(load.server_pid);
+    let counters = counters(&load.times.count)?;
     let watched = Watched {
         pid,
         core: load.times.server_core,
+        counters: &counters,
     };
     let machine = Machine::read();
-    let report = run::measure(&load.name, &scenario, &target, watched)?;
-    eprintln!(
-        "{}\n{}: {}\n{}",
-        machine.line(),
-        report.server,
-        scenario.name,
-        report.text()
-    );
+    let measured = run::measure(&load.name, &work, &target, watched, server.as_mut())?;
+    eprintln!("{}\n{}: {}", machine.line(), load.name, work.name());
+    match &measured.report {
+        Some(report) => eprintln!("{}", report.text()),
+        None => {
+            for figure in &measured.figures {
+                eprintln!("  {:<28}{}", figure.name, figure.text());
+            }
+        }
+    }
+    let row = Row {
+        server: &load.name,
+        repeat: 0,
+        figures: &measured.figures,
+    };
+    eprintln!("{}", table(&[row]));
     if let Some(path) = &load.json {
         write_json(
             path,
-            &serde_json::json!({ "machine": machine, "report": report }),
+            &serde_json::json!({ "machine": machine, "scenario": work.name(), "run": measured }),
         )?;
     }
     Ok(())
+}
+
+/// Reads `name=metric`.
+fn counters(words: &[String]) -> Result<Vec<Counter>> {
+    let counter = |word: &String| {
+        let (name, metric) = word
+            .split_once('=')
+            .ok_or_else(|| Error::new(format!("--count {word}: expected name=metric")))?;
+        Ok(Counter {
+            name: name.to_owned(),
+            metric: metric.to_owned(),
+        })
+    };
+    words.iter().map(counter).collect()
+}
+
+/// The servers that `name=command` stands for: one for each of the values of `--vary`, if any.
+fn entries(server: &str, vary: Option<&str>) -> Result<Vec<ServerEntry>> {
+    let (name, line) = server
+        .split_once('=')
+        .ok_or_else(|| Error::new(format!("--server {server}: expected name=command")))?;
+    let words = process::split_command(line)?;
+    let Some((what, values)) = vary.and_then(|vary| vary.split_once('=')) else {
+        return Ok(vec![compare::command_entry(name, words)]);
+    };
+    let place = format!("{{{what}}}");
+    if !line.contains(&place) {
+        return Ok(vec![compare::command_entry(name, words)]);
+    }
+    let entry = |value: &str| {
+        let words = words.iter().map(|word| word.replace(&place, value));
+        compare::command_entry(&format!("{name}, {what} {value}"), words.collect())
+    };
+    Ok(values.split(',').map(entry).collect())
 }
 
 fn run_compare(arguments: &CompareArgs) -> Result<()> {
     arguments.times.pin()?;
     let mut servers = Vec::new();
     for server in &arguments.server {
-        let (name, line) = server
-            .split_once('=')
-            .ok_or_else(|| Error::new(format!("--server {server}: expected name=command")))?;
-        servers.push(compare::command_entry(name, process::split_command(line)?));
+        servers.extend(entries(server, arguments.vary.as_deref())?);
     }
     for path in &arguments.servers {
         servers.extend(compare::load_servers(path)?);
@@ -352,17 +422,27 @@ fn run_compare(arguments: &CompareArgs) -> Result<()> {
     if !arguments.only.is_empty() {
         servers.retain(|server| arguments.only.iter().any(|part| server.name.contains(part)));
     }
+    servers.retain(|server| {
+        let missing = server.missing();
+        if let Some(missing) = &missing {
+            eprintln!("{missing}");
+        }
+        missing.is_none()
+    });
     let mut all = compare::floors();
     all.append(&mut servers);
-    let mut scenarios = Vec::new();
+    let mut works = Vec::new();
     for path in scenario_paths(arguments)? {
-        let mut scenario = Scenario::load(&path)?;
-        arguments.times.apply(&mut scenario)?;
-        scenarios.push(scenario);
+        let mut work = Work::load(&path)?;
+        if let Work::Load(scenario) = &mut work {
+            arguments.times.apply(scenario)?;
+        }
+        works.push(work);
     }
     let plan = Plan {
         servers: all,
-        scenarios,
+        works,
+        counters: counters(&arguments.times.count)?,
         repeats: arguments.repeats,
         server_core: arguments.times.server_core,
         spin: arguments.times.spin,
@@ -392,14 +472,11 @@ fn scenario_paths(arguments: &CompareArgs) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in list {
         let path = entry?.path();
-        let is_idle = path
+        let name = path
             .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("idle"));
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-            && !is_idle
-        {
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let usual = ["fanout-", "rooms-", "saturate-"];
+        if name.ends_with(".toml") && usual.iter().any(|start| name.starts_with(start)) {
             paths.push(path);
         }
     }

@@ -173,7 +173,8 @@ pub struct Spawn {
 #[derive(Debug)]
 pub struct Server {
     child: Child,
-    log: PathBuf,
+    spawn: Spawn,
+    address: SocketAddr,
 }
 
 impl Server {
@@ -213,7 +214,8 @@ impl Server {
             started.map_err(|error| Error::new(format!("cannot start {program}: {error}")))?;
         let mut server = Self {
             child,
-            log: spawn.log.clone(),
+            spawn: spawn.clone(),
+            address,
         };
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(address).is_err() {
@@ -234,6 +236,13 @@ impl Server {
         Ok(server)
     }
 
+    /// Ends it in order, and starts it again over what it kept.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop();
+        *self = Self::start(&self.spawn, self.address)?;
+        Ok(())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -241,15 +250,13 @@ impl Server {
 
     /// The end of what it printed.
     pub fn log_end(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
+        let text = fs::read(&self.spawn.log).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(2_000)..])
             .trim()
             .to_owned()
     }
-}
 
-impl Drop for Server {
-    fn drop(&mut self) {
+    fn stop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id())
             && let Some(pid) = Pid::from_raw(pid)
             && matches!(self.child.try_wait(), Ok(None))
@@ -262,6 +269,12 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::generator::{Oddities, Outcome};
 use crate::process::Memory;
-use crate::scenario::Scenario;
+use crate::scenario::{Pace, Scenario};
+use crate::table::{BATCHED, Figure, UNBATCHED, group};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -54,8 +55,25 @@ pub struct ServerUse {
     pub memory_before: Memory,
     /// Memory at the end of the window.
     pub memory: Memory,
+    /// The most that was resident until all had come.
+    pub rss_bytes_peak: u64,
     /// Growth of resident memory for each connection.
     pub rss_bytes_per_connection: f64,
+}
+
+/// What became of the states that cursors' movers sent.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Presence {
+    /// States shown to others in the window, a second: they or a later one of their client arrived.
+    pub shown_per_s: f64,
+    /// The share of those that did not arrive themselves.
+    pub superseded_share: f64,
+    /// States that were never shown, of the whole run.
+    pub never: u64,
+    /// The same as a share of all that were owed.
+    pub never_share: f64,
+    /// From the time a state was due until it or a later one of its client arrived.
+    pub shown: Latency,
 }
 
 /// One run.
@@ -96,6 +114,10 @@ pub struct Report {
     pub received_bytes: u64,
     /// What went wrong.
     pub oddities: Oddities,
+    /// What became of presence, where there was any.
+    pub presence: Option<Presence>,
+    /// What the server counted of itself in the window, a second.
+    pub counted_per_s: Vec<(String, f64)>,
     /// What the server used, where its process is known.
     pub server_use: Option<ServerUse>,
 }
@@ -125,6 +147,22 @@ impl Report {
             generator_cores_busy: generator_cpu_s / window_s,
             received_bytes: outcome.received_bytes_in_window,
             oddities: outcome.oddities,
+            presence: outcome.presence.as_ref().map(|shown| Presence {
+                shown_per_s: shown.shown_in_window as f64 / window_s,
+                superseded_share: ratio(
+                    shown.superseded_in_window as f64,
+                    shown.shown_in_window as f64,
+                )
+                .unwrap_or(0.0),
+                never: shown.never,
+                never_share: ratio(
+                    shown.never as f64,
+                    (shown.sent * (scenario.clients_per_room as u64 - 1)) as f64,
+                )
+                .unwrap_or(0.0),
+                shown: Latency::of(&shown.shown_ns),
+            }),
+            counted_per_s: Vec::new(),
             server_use: None,
         }
     }
@@ -133,6 +171,73 @@ impl Report {
     pub fn cpu_us_per_delivered_edit(&self) -> Option<f64> {
         self.server_use
             .and_then(|used| used.cpu_us_per_delivered_edit)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.scenario.pace == Pace::Idle && self.presence.is_none()
+    }
+
+    /// The figures that stand in a table.
+    pub fn figures(&self) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        let used = self.server_use.as_ref();
+        if let Some(presence) = &self.presence {
+            let cost =
+                used.and_then(|used| ratio(used.cpu_s * 1e6, presence.shown_per_s * self.window_s));
+            let cost = cost.filter(|_| self.scenario.pace == Pace::Idle);
+            figures.extend(
+                cost.map(|cost| Figure::new("CPU µs per state shown", cost, 3).over(UNBATCHED)),
+            );
+            figures.push(Figure::new("states shown/s", presence.shown_per_s, 0));
+            let share = presence.superseded_share * 100.0;
+            figures.push(Figure::new("by a later one, %", share, 1));
+            figures.push(Figure::new(
+                "never shown, %",
+                presence.never_share * 100.0,
+                2,
+            ));
+            let shown = presence.shown;
+            figures.push(Figure::new("shown p50 ms", shown.us_p50 / 1e3, 2).over(UNBATCHED));
+            figures.push(Figure::new("shown p99 ms", shown.us_p99 / 1e3, 2));
+            figures.push(Figure::new("shown max ms", shown.us_max / 1e3, 2));
+        }
+        if self.scenario.pace != Pace::Idle {
+            let cost = self.cpu_us_per_delivered_edit();
+            figures.extend(
+                cost.map(|cost| Figure::new("CPU µs per delivered edit", cost, 2).over(UNBATCHED)),
+            );
+            let rate = Figure::new("delivered edits/s", self.delivered_edits_per_s, 0);
+            let saturated = matches!(self.scenario.pace, Pace::Closed { .. });
+            figures.push(if saturated { rate.over(BATCHED) } else { rate });
+            figures.push(Figure::new(
+                "never delivered, %",
+                self.undelivered_share * 100.0,
+                2,
+            ));
+            let delivery = self.delivery;
+            figures.push(Figure::new("delivery p50 µs", delivery.us_p50, 0).over(UNBATCHED));
+            // A server that waits for company shows it here and in its median.
+            figures.push(Figure::new("delivery p99 µs", delivery.us_p99, 0));
+            figures.push(Figure::new("delivery max µs", delivery.us_max, 0));
+            figures.push(Figure::new("ack p50 µs", self.ack.us_p50, 0));
+            figures.push(Figure::new("ack p99 µs", self.ack.us_p99, 0));
+        }
+        for (name, rate) in &self.counted_per_s {
+            figures.push(Figure::new(format!("{name}/s"), *rate, 1));
+        }
+        if let Some(used) = used {
+            let core = used.cores_busy * 100.0;
+            figures.push(Figure::new("server, % of a core", core, 1));
+            figures.push(Figure::new("RSS MB", used.memory.rss_bytes as f64 / 1e6, 1));
+            figures.push(Figure::new(
+                "peak RSS MB",
+                used.rss_bytes_peak as f64 / 1e6,
+                1,
+            ));
+            let each = used.rss_bytes_per_connection;
+            figures.push(Figure::new("bytes per connection", each, 0));
+        }
+        figures
     }
 
     /// What a reader must know before believing the figures; empty when all is well.
@@ -144,6 +249,9 @@ impl Report {
                 self.undelivered_edits,
                 self.undelivered_share * 100.0
             ));
+        }
+        if let Some(presence) = self.presence.filter(|presence| presence.never > 0) {
+            warnings.push(format!("{} states were never shown", presence.never));
         }
         let oddities = &self.oddities;
         for (count, what) in [
@@ -163,9 +271,7 @@ impl Report {
                 warnings.push(format!("{count} {what}"));
             }
         }
-        if self.generator_cores_busy > 0.9
-            && !matches!(self.scenario.pace, crate::scenario::Pace::Idle)
-        {
+        if self.generator_cores_busy > 0.9 && !self.is_idle() {
             warnings.push(format!(
                 "the generator's core was {:.0} % busy: figures may be its limit, not the server's",
                 self.generator_cores_busy * 100.0
@@ -218,6 +324,28 @@ impl Report {
                 );
             }
         }
+        if let Some(presence) = &self.presence {
+            let shown = presence.shown;
+            line(
+                "presence",
+                format!(
+                    "{} states shown/s, {:.1} % of them by a later one, {:.2} % never",
+                    group(presence.shown_per_s),
+                    presence.superseded_share * 100.0,
+                    presence.never_share * 100.0
+                ),
+            );
+            line(
+                "",
+                format!(
+                    "p50 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
+                    shown.us_p50, shown.us_p99, shown.us_p999, shown.us_max
+                ),
+            );
+        }
+        for (name, rate) in &self.counted_per_s {
+            line(name, format!("{rate:.1}/s"));
+        }
         if let Some(used) = &self.server_use {
             if let Some(cost) = used.cpu_us_per_delivered_edit {
                 line("server CPU", format!("{cost:.2} µs per delivered edit"));
@@ -236,8 +364,9 @@ impl Report {
             line(
                 "server memory",
                 format!(
-                    "{:.1} MB, {:.1} MB before the load, {:.0} bytes per connection",
+                    "{:.1} MB, at most {:.1} MB, {:.1} MB before the load, {:.0} bytes per connection",
                     used.memory.rss_bytes as f64 / 1e6,
+                    used.rss_bytes_peak as f64 / 1e6,
                     used.memory_before.rss_bytes as f64 / 1e6,
                     used.rss_bytes_per_connection
                 ),
@@ -259,29 +388,9 @@ pub fn ratio(a: f64, b: f64) -> Option<f64> {
     (b > 0.0).then(|| a / b)
 }
 
-/// A large number with separated thousands.
-pub fn group(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!(group(7.0), "7");
-        assert_eq!(group(1_234.4), "1,234");
-        assert_eq!(group(16_000_000.0), "16,000,000");
-    }
 
     #[test]
     fn percentiles_are_in_microseconds() {

@@ -2,7 +2,6 @@
 
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// How a run offers its edits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -24,6 +23,15 @@ pub enum Pace {
     Idle,
 }
 
+/// Presence beside the edits: some clients of a room move their cursors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Movers {
+    /// How many of the room's clients.
+    pub members: usize,
+    /// States a second that each of them sends.
+    pub rate_each: f64,
+}
+
 /// A run's shape.
 #[derive(Clone, Debug, Serialize)]
 pub struct Scenario {
@@ -37,12 +45,20 @@ pub struct Scenario {
     pub writers_per_room: usize,
     /// How edits are offered.
     pub pace: Pace,
+    /// Characters that an edit inserts.
+    pub chars_per_edit: u32,
+    /// Presence, if any.
+    pub movers: Option<Movers>,
+    /// Further clients of the first room, who read nothing once they are synced.
+    pub stalled: usize,
     /// Load before the measured window, in seconds.
     pub warmup_s: f64,
     /// The measured window, in seconds.
     pub window_s: f64,
     /// How long stragglers are waited for after it, in seconds.
     pub drain_s: f64,
+    /// What the scenario asks of that at least.
+    pub drain_s_min: f64,
 }
 
 /// A scenario as it stands in a file.
@@ -61,6 +77,25 @@ pub enum ScenarioFile {
         rate: f64,
         /// Whether edits are spread over their slots (yes).
         jittered: Option<bool>,
+        /// Characters that an edit inserts (one).
+        chars: Option<u32>,
+        /// Clients beside those, who read nothing once they are synced (none).
+        stalled: Option<usize>,
+        /// How long stragglers are waited for at least, in seconds.
+        drain: Option<f64>,
+    },
+    /// One room in which cursors move.
+    Presence {
+        /// What reports call it; the file's name unless given.
+        name: Option<String>,
+        /// Clients in the room.
+        clients: usize,
+        /// How many of them move their cursors; all, unless given.
+        movers: Option<usize>,
+        /// States a second that each of those sends.
+        states: f64,
+        /// Edits a second in the room, by ten of its clients (none).
+        rate: Option<f64>,
     },
     /// Many small rooms in which all write.
     Rooms {
@@ -102,24 +137,13 @@ pub enum ScenarioFile {
 const WRITERS_DEFAULT: usize = 10;
 
 impl Scenario {
-    /// Reads a scenario file.
-    pub fn load(path: &Path) -> Result<Self> {
-        let describe =
-            |error: &dyn std::fmt::Display| Error::new(format!("{}: {error}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| describe(&error))?;
-        let file: ScenarioFile = toml::from_str(&text).map_err(|error| describe(&error))?;
-        let stem = path
-            .file_stem()
-            .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        Self::from_file(file, &stem).map_err(|error| describe(&error))
-    }
-
     /// Fills in the defaults and checks the bounds.
     pub fn from_file(file: ScenarioFile, default_name: &str) -> Result<Self> {
         let open = |rate_per_room, jittered: Option<bool>| Pace::Open {
             rate_per_room,
             jittered: jittered.unwrap_or(true),
         };
+        let (mut chars_per_edit, mut stalled, mut movers, mut drain_s_min) = (1, 0, None, 0.0);
         let (name, rooms, clients, writers, pace) = match file {
             ScenarioFile::Fanout {
                 name,
@@ -127,13 +151,31 @@ impl Scenario {
                 writers,
                 rate,
                 jittered,
-            } => (
+                chars,
+                stalled: stalled_clients,
+                drain,
+            } => {
+                chars_per_edit = chars.unwrap_or(1);
+                stalled = stalled_clients.unwrap_or(0);
+                drain_s_min = drain.unwrap_or(0.0);
+                let writers = writers.unwrap_or(WRITERS_DEFAULT.min(clients));
+                (name, 1, clients, writers, open(rate, jittered))
+            }
+            ScenarioFile::Presence {
                 name,
-                1,
                 clients,
-                writers.unwrap_or(WRITERS_DEFAULT.min(clients)),
-                open(rate, jittered),
-            ),
+                movers: moving,
+                states,
+                rate,
+            } => {
+                movers = Some(Movers {
+                    members: moving.unwrap_or(clients),
+                    rate_each: states,
+                });
+                let writers = WRITERS_DEFAULT.min(clients);
+                let pace = rate.map_or(Pace::Idle, |rate| open(rate, None));
+                (name, 1, clients, writers, pace)
+            }
             ScenarioFile::Rooms {
                 name,
                 rooms,
@@ -173,18 +215,38 @@ impl Scenario {
                 (name, rooms, connections / rooms, 1, Pace::Idle)
             }
         };
+        let name = name.unwrap_or_else(|| default_name.to_owned());
+        let idle = Self::idle(&name, rooms, clients);
         let scenario = Self {
-            name: name.unwrap_or_else(|| default_name.to_owned()),
-            rooms,
-            clients_per_room: clients,
             writers_per_room: writers,
             pace,
-            warmup_s: 1.0,
-            window_s: 5.0,
-            drain_s: 2.0,
+            chars_per_edit,
+            movers,
+            stalled,
+            drain_s: idle.drain_s.max(drain_s_min),
+            drain_s_min,
+            ..idle
         };
         scenario.check()?;
         Ok(scenario)
+    }
+
+    /// Connections that do nothing.
+    pub fn idle(name: &str, rooms: usize, clients_per_room: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            rooms,
+            clients_per_room,
+            writers_per_room: 1,
+            pace: Pace::Idle,
+            chars_per_edit: 1,
+            movers: None,
+            stalled: 0,
+            warmup_s: 1.0,
+            window_s: 5.0,
+            drain_s: 2.0,
+            drain_s_min: 0.0,
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -197,6 +259,18 @@ impl Scenario {
         if self.writers_per_room == 0 || self.writers_per_room > self.clients_per_room {
             return Err(Error::new(
                 "writers must be between 1 and the number of clients",
+            ));
+        }
+        if self.chars_per_edit == 0 || self.chars_per_edit > 10_000 {
+            return Err(Error::new("chars must be between 1 and 10,000"));
+        }
+        if let Some(movers) = self.movers
+            && !(movers.members > 0
+                && movers.members <= self.clients_per_room
+                && movers.rate_each > 0.0)
+        {
+            return Err(Error::new(
+                "movers must be between 1 and the number of clients, and states above 0",
             ));
         }
         match self.pace {
@@ -212,7 +286,28 @@ impl Scenario {
 
     /// Connections in all.
     pub fn connections(&self) -> usize {
-        self.rooms * self.clients_per_room
+        self.rooms * self.clients_per_room + self.stalled
+    }
+
+    /// The room of a connection, by the order of connecting.
+    #[inline]
+    pub fn room_of(&self, connection: usize) -> usize {
+        let room = connection / self.clients_per_room;
+        // Those who stall come last, and are in the first room.
+        if room < self.rooms { room } else { 0 }
+    }
+
+    /// Whether a connection reads nothing once it is synced.
+    #[inline]
+    pub fn is_stalled(&self, connection: usize) -> bool {
+        connection >= self.rooms * self.clients_per_room
+    }
+
+    /// Sets the times of a run, in seconds.
+    pub fn set_times(&mut self, warmup_s: f64, window_s: f64, drain_s: f64) {
+        self.warmup_s = warmup_s;
+        self.window_s = window_s;
+        self.drain_s = drain_s.max(self.drain_s_min);
     }
 }
 
@@ -261,14 +356,20 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_in_the_folder_loads() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        let mut names: Vec<_> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| Scenario::load(&entry.unwrap().path()).unwrap().name)
-            .collect();
-        names.sort();
-        names.dedup();
-        assert!(names.len() >= 9, "{names:?}");
+    fn those_who_stall_come_last_and_are_in_the_first_room() {
+        let scenario =
+            parse("kind = 'fanout'\nclients = 10\nrate = 1.0\nstalled = 5\ndrain = 9.0").unwrap();
+        assert_eq!(scenario.connections(), 15);
+        assert!(!scenario.is_stalled(9) && scenario.is_stalled(10));
+        assert_eq!((scenario.room_of(9), scenario.room_of(14)), (0, 0));
+        assert_eq!(scenario.drain_s, 9.0);
+    }
+
+    #[test]
+    fn presence_moves_all_cursors_unless_told() {
+        let scenario = parse("kind = 'presence'\nclients = 50\nstates = 10.0").unwrap();
+        assert_eq!(scenario.movers.unwrap().members, 50);
+        assert_eq!(scenario.pace, Pace::Idle);
+        assert!(parse("kind = 'presence'\nclients = 5\nmovers = 6\nstates = 1.0").is_err());
     }
 }

@@ -36,6 +36,8 @@ pub struct Totals {
 pub struct Tracker {
     clients_per_room: usize,
     writers_per_room: usize,
+    /// Clocks that an edit takes.
+    clocks_per_edit: u64,
     client_base: u64,
     timebase: Timebase,
     window_ns: std::ops::Range<u64>,
@@ -72,6 +74,7 @@ impl Tracker {
         Self {
             clients_per_room,
             writers_per_room,
+            clocks_per_edit: 1,
             client_base,
             timebase,
             window_ns,
@@ -80,6 +83,14 @@ impl Tracker {
             totals: Totals::default(),
             delivery_ns: new_histogram(),
             ack_ns: new_histogram(),
+        }
+    }
+
+    /// The same, of edits that take several clocks.
+    pub fn with_clocks_per_edit(self, clocks_per_edit: u32) -> Self {
+        Self {
+            clocks_per_edit: u64::from(clocks_per_edit),
+            ..self
         }
     }
 
@@ -133,6 +144,10 @@ impl Tracker {
         let member = connection % self.clients_per_room;
         let room_base = self.client_base + (room * self.writers_per_room) as u64;
         let writer = client.wrapping_sub(room_base) as usize;
+        let (clock, length) = match self.clocks_per_edit {
+            1 => (clock, length),
+            several => (clock / several, length / several),
+        };
         let end = clock + length;
         if writer >= self.writers_per_room || end > u64::from(u32::MAX) {
             self.totals.foreign += length;
@@ -149,16 +164,59 @@ impl Tracker {
         self.totals.repeated += from - clock;
         self.totals.skipped += from - expected;
         let fresh = end - from;
-        let histogram = if member == writer {
+        if member == writer {
             self.totals.echoed += fresh;
-            &mut self.ack_ns
         } else {
             self.totals.delivered += fresh;
             // What was passed over will not come: a closed loop must not wait for it.
             self.settled_by_room[room] += end - expected;
+        }
+        self.record(room, writer, from..end, member == writer, now_ns);
+    }
+
+    /// Takes note of a state of `client` that `connection` received, the client's `number`th from 0.
+    /// A state counts as shown when it or a later one of its client arrived.
+    #[inline]
+    pub fn on_state(&mut self, connection: usize, client: u64, number: u64, now_ns: u64) {
+        let member = connection % self.clients_per_room;
+        let writer = client.wrapping_sub(self.client_base) as usize;
+        if writer >= self.writers_per_room || number >= u64::from(u32::MAX) {
+            self.totals.foreign += 1;
+            return;
+        }
+        let slot = &mut self.next_clock[connection * self.writers_per_room + writer];
+        let expected = u64::from(*slot);
+        if number < expected {
+            self.totals.repeated += 1;
+            return;
+        }
+        *slot = number as u32 + 1;
+        let shown = number + 1 - expected;
+        if member == writer {
+            self.totals.echoed += shown;
+        } else {
+            self.totals.delivered += shown;
+            self.totals.skipped += shown - 1;
+            self.settled_by_room[0] += shown;
+        }
+        self.record(0, writer, expected..number + 1, member == writer, now_ns);
+    }
+
+    #[inline]
+    fn record(
+        &mut self,
+        room: usize,
+        writer: usize,
+        clocks: std::ops::Range<u64>,
+        is_echo: bool,
+        now_ns: u64,
+    ) {
+        let histogram = if is_echo {
+            &mut self.ack_ns
+        } else {
             &mut self.delivery_ns
         };
-        for clock in from..end {
+        for clock in clocks {
             let began_ns = match &self.timebase {
                 Timebase::Scheduled(schedule) => schedule.due_ns(schedule.number(Edit {
                     room: room as u32,
@@ -232,6 +290,30 @@ mod tests {
         assert_eq!(tracker.totals.delivered, 6);
         assert_eq!(tracker.totals.repeated, 6);
         assert_eq!(tracker.totals.foreign, 2);
+    }
+
+    #[test]
+    fn edits_of_several_characters_count_once() {
+        let mut tracker = tracker().with_clocks_per_edit(100);
+        tracker.on_range(1, BASE, 0, 300, 0);
+        tracker.on_range(1, BASE, 300, 100, 0);
+        assert_eq!((tracker.totals.delivered, tracker.totals.skipped), (4, 0));
+    }
+
+    #[test]
+    fn a_state_shows_those_before_it_and_is_late_by_the_oldest() {
+        let schedule = Schedule::new(0, 1, 1, 1_000.0, false);
+        let timebase = Timebase::Scheduled(schedule);
+        let mut tracker = Tracker::new(1, 2, 1, BASE, timebase, 0..1_000_000_000);
+        tracker.on_state(1, BASE, 0, 1_000_000);
+        // The states due at 1, 2 and 3 ms are shown by the last of them, at 5 ms.
+        tracker.on_state(1, BASE, 3, 5_000_000);
+        tracker.on_state(1, BASE, 2, 6_000_000);
+        assert_eq!((tracker.totals.delivered, tracker.totals.skipped), (4, 2));
+        assert_eq!(tracker.totals.repeated, 1);
+        assert_eq!(tracker.delivery_ns.len(), 4);
+        assert!(tracker.delivery_ns.max() >= 4_000_000);
+        assert_eq!(tracker.settled_in(0), 4);
     }
 
     #[test]

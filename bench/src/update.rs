@@ -23,9 +23,10 @@ const HAS_ORIGIN: u8 = 0x80;
 const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_PARENT_SUB: u8 = 0x20;
 
-/// Appends the update in which `client` inserts its character number `clock`.
+/// Appends the update in which `client` inserts its character number `clock`, and the `chars - 1`
+/// that follow it.
 #[inline]
-pub fn write_insert(out: &mut Vec<u8>, client: u64, clock: u32) {
+pub fn write_insert(out: &mut Vec<u8>, client: u64, clock: u32, chars: u32) {
     out.extend_from_slice(&[1, 1]);
     write_var_uint(out, client);
     write_var_uint(out, u64::from(clock));
@@ -40,7 +41,9 @@ pub fn write_insert(out: &mut Vec<u8>, client: u64, clock: u32) {
             crate::lib0::write_var_bytes(out, ROOT_TEXT);
         }
     }
-    out.extend_from_slice(&[1, b'a' + (clock % 26) as u8, 0]);
+    write_var_uint(out, u64::from(chars));
+    out.extend((clock..clock + chars).map(|clock| b'a' + (clock % 26) as u8));
+    out.push(0);
 }
 
 /// Calls `on_range(client, clock, length)` for every unbroken range of clocks that `update` carries.
@@ -162,8 +165,26 @@ mod tests {
 
     fn insert(client: u64, clock: u32) -> Vec<u8> {
         let mut update = Vec::new();
-        write_insert(&mut update, client, clock);
+        write_insert(&mut update, client, clock, 1);
         update
+    }
+
+    #[test]
+    fn several_characters_are_one_insert_that_yrs_writes_too() {
+        let client = 0x8000_0123;
+        let doc = Doc::with_client_id(client);
+        let text = doc.get_or_insert_text(std::str::from_utf8(ROOT_TEXT).unwrap());
+        for from in [0, 300] {
+            let before = doc.transact().state_vector();
+            let typed: String = (from..from + 300)
+                .map(|clock| char::from(b'a' + (clock % 26) as u8))
+                .collect();
+            text.insert(&mut doc.transact_mut(), from, &typed);
+            let mut update = Vec::new();
+            write_insert(&mut update, client, from, 300);
+            assert_eq!(update, doc.transact().encode_state_as_update_v1(&before));
+            assert_eq!(ranges(&update), [(client, u64::from(from), 300)]);
+        }
     }
 
     #[test]

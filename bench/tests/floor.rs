@@ -3,7 +3,8 @@
 use collabblocks_bench::dialect::Dialect;
 use collabblocks_bench::floor::{Floor, Mode};
 use collabblocks_bench::generator::{self, Outcome, Target};
-use collabblocks_bench::run::fresh_identity;
+use collabblocks_bench::join::Joining;
+use collabblocks_bench::run::{Watched, fresh_identity};
 use collabblocks_bench::scenario::{Scenario, ScenarioFile};
 use std::net::SocketAddr;
 
@@ -17,17 +18,22 @@ fn run(mode: Mode, file: ScenarioFile) -> (Scenario, Outcome) {
     scenario.window_s = 1.0;
     // Ends early once all has come; long, so that a busy machine does not fail the test.
     scenario.drain_s = 20.0;
+    let target = target(address);
+    let outcome = generator::run(&scenario, &target, &mut |_| Ok(())).unwrap();
+    (scenario, outcome)
+}
+
+fn target(address: SocketAddr) -> Target {
     let (room_prefix, client_base) = fresh_identity();
-    let target = Target {
+    Target {
         address,
+        tls: None,
         path_template: "/{room}".to_owned(),
         dialect: Dialect::YWebsocket,
         room_prefix,
         client_base,
         spin: false,
-    };
-    let outcome = generator::run(&scenario, &target, &mut |_| Ok(())).unwrap();
-    (scenario, outcome)
+    }
 }
 
 fn assert_all_arrived(scenario: &Scenario, outcome: &Outcome) {
@@ -55,6 +61,9 @@ fn a_second_of_fanout_is_delivered_to_the_last_edit() {
             writers: Some(3),
             rate: 500.0,
             jittered: None,
+            chars: Some(7),
+            stalled: Some(3),
+            drain: None,
         };
         let (scenario, outcome) = run(mode, file);
         assert_eq!(outcome.sent, 600, "1.2 s at 500 edits/s");
@@ -64,6 +73,58 @@ fn a_second_of_fanout_is_delivered_to_the_last_edit() {
         assert!((499 * 9..=501 * 9).contains(&in_window), "{in_window}");
         assert!(outcome.ack_ns.len().abs_diff(500) <= 1);
         assert!(outcome.delivery_ns.min() > 0);
+    }
+}
+
+#[test]
+fn every_state_of_a_moving_cursor_is_shown_or_followed_by_one_that_is() {
+    let file = ScenarioFile::Presence {
+        name: None,
+        clients: 20,
+        movers: Some(15),
+        states: 20.0,
+        rate: Some(50.0),
+    };
+    let (scenario, outcome) = run(Mode::Batched, file);
+    assert_all_arrived(&scenario, &outcome);
+    let shown = outcome.presence.unwrap();
+    assert_eq!(shown.sent, 360, "1.2 s of 15 cursors at 20 states/s");
+    assert_eq!((shown.never, shown.odd), (0, 0));
+    // A second of them, all shown; one slot may straddle each end.
+    assert!(shown.shown_ns.len().abs_diff(300 * 19) <= 2 * 19);
+}
+
+#[test]
+fn who_joins_gets_the_whole_document_and_who_cannot_is_told_so() {
+    let joining: Joining = toml::from_str(
+        "kind = 'join'\nrooms = 3\ndocument_chars = 200_000\ndocument_edits = 4\njoins = 9\nover = 0.1",
+    )
+    .unwrap();
+    joining.check().unwrap();
+    for remembers in [true, false] {
+        let floor = Floor::bind(Mode::Batched, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let target = target(floor.address().unwrap());
+        std::thread::spawn(move || {
+            let floor = if remembers {
+                floor.that_remembers()
+            } else {
+                floor
+            };
+            floor.run()
+        });
+        let measured = joining.measure(&target, Watched::default(), None);
+        if remembers {
+            let figures = measured.unwrap();
+            let value = |name: &str| figures.iter().find(|f| f.name == name).unwrap().value;
+            assert!(value("load: edits/s") > 0.0 && value("join p50 ms") > 0.0);
+            assert!(
+                value("all joined, ms") >= 80.0,
+                "the last is due after 89 ms"
+            );
+        } else {
+            let error = measured.unwrap_err().to_string();
+            assert!(error.contains("only 0 of 9 clients"), "{error}");
+        }
     }
 }
 
@@ -116,9 +177,13 @@ fn a_refused_upgrade_ends_the_run_with_the_servers_words() {
         writers: None,
         rate: 1.0,
         jittered: None,
+        chars: None,
+        stalled: None,
+        drain: None,
     };
     let target = Target {
         address,
+        tls: None,
         path_template: "/{room}".to_owned(),
         dialect: Dialect::YWebsocket,
         room_prefix: "r".to_owned(),

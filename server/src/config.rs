@@ -69,7 +69,8 @@ keys::config! {
 
     /// The write-ahead log, one for each shard.
     wal: Wal {
-        /// Bytes of a segment, a multiple of 4096. It never changes for a data directory.
+        /// Bytes of a segment, a multiple of 4096. A data directory keeps the size that it was made with,
+        /// unless it is opened with another number of cores; the log says so at start.
         segment_bytes: u64 = 64 << 20, Bound::Blocks(1 << 20, 1 << 30);
         /// Segments kept by a shard before the rooms that pin the oldest are snapshotted.
         segments_max: u64 = 16, Bound::Range(2, 65_536);
@@ -77,9 +78,11 @@ keys::config! {
         /// an fdatasync linked to it), or `thread` (as `dsync`, on a thread of its own: for machines
         /// with more work than cores). The glommio runtime always uses a thread.
         sync: WalSync = WalSync::Dsync, Bound::Any;
-        /// Microseconds that a commit may wait for company. At rest an update is committed at once;
-        /// under load it waits for at least half of this, and a batch that is durable may be noticed
-        /// half of this later. Acknowledgements wait for it, delivery to peers does not.
+        /// Microseconds that a commit may wait for company. Where updates come further apart than
+        /// this, each is committed at once. Otherwise a commit waits for at least half of this, and
+        /// with `durability = "ack"` on the ring runtime one that is durable may be noticed this
+        /// much later. Acknowledgements wait for it; delivery to peers waits with
+        /// `durability = "strict"` alone.
         commit_delay_us: u64 = 2_000, Bound::Range(0, 2_000);
         /// Pending bytes at which a commit does not wait.
         commit_bytes: usize = 256 << 10, Bound::Range(0, 64 << 20);
@@ -123,6 +126,9 @@ keys::config! {
         /// Bytes of a WebSocket message, all its fragments together; a larger one closes its
         /// connection with 1009. Not less than `limits.update_bytes_max` and 1 KiB.
         frame_bytes_max: usize = (32 << 20) + (64 << 10), Bound::Range(2 << 10, 2 << 30);
+        /// Bytes of half-sent messages that all connections of a core together may have under way; past
+        /// it, whoever sends more of a message over 64 KiB is closed with 1013 (try again later).
+        half_read_bytes_max: usize = 256 << 20, Bound::Range(64 << 10, 1 << 40);
         /// Bytes of one client's awareness state; a larger one closes its session.
         awareness_bytes_max: usize = 64 << 10, Bound::Range(64, 16 << 20);
         /// Awareness entries in one message; more close its session.
@@ -153,14 +159,17 @@ keys::config! {
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
         /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
-        /// Milliseconds within which a client must take what its socket holds back, else its
-        /// connection is dropped; it may come back.
+        /// Milliseconds within which a client must take a sixteenth of what its socket holds back
+        /// (at least 128 KiB, or all), else its connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Commands that wait for a room that is loading; at the cap their connections are not
         /// read any further.
         load_queue_commands_max: usize = 1_000, Bound::Range(1, 1 << 24);
         /// Bytes of commands that wait for a room that is loading; at the cap as above.
         load_queue_bytes_max: usize = 5 << 20, Bound::Range(4 << 10, 1 << 30);
+        /// Bytes of distinct sync answers that a core is sending; those who ask for what another one is
+        /// getting share it. Once there are so many, further ones wait until some have gone out.
+        answer_bytes_max: usize = 128 << 20, Bound::Range(1 << 20, 64 << 30);
         /// Milliseconds that a session waits for its room to load before it is closed with 1013
         /// (try again later).
         load_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
@@ -175,7 +184,8 @@ keys::config! {
         ping_ms: u64 = 30_000, Bound::Range(100, 3_600_000);
         /// Milliseconds that a shutdown may take before it stops waiting for clients.
         shutdown_timeout_ms: u64 = 10_000, Bound::Range(0, 600_000);
-        /// Milliseconds that a core's loop may stand still before the watchdog ends the process.
+        /// Milliseconds that a core's loop may stand still before the watchdog ends the process. A room
+        /// that kept the core is in quarantine from the next start on.
         watchdog_stall_exit_ms: u64 = 30_000, Bound::Range(1_000, 3_600_000);
     }
 }

@@ -6,6 +6,7 @@ pub mod dialect;
 pub mod edge;
 pub mod mailbox;
 pub mod preflight;
+pub mod quarantine;
 pub mod runtime;
 mod serve;
 pub mod server;

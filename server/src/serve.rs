@@ -3,6 +3,7 @@
 use crate::config::{self, Config};
 use crate::control::{self, Control, Ended, PASSED_SOCKETS_MAX, Shards};
 use crate::preflight::Prepared;
+use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
 use crate::runtime::{Core, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
@@ -12,6 +13,7 @@ use crate::shard::{
 };
 use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,13 +67,30 @@ pub fn serve_until(
     let entropy = entropy()?;
     let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
     let engine_config = engine_config(config, shards);
-    let store = Arc::new(Store::open(
-        &disk,
-        prepared.lock.data(),
-        shards,
-        &engine_config,
-        entropy,
-    )?);
+    let store = Store::open(&disk, prepared.lock.data(), shards, &engine_config, entropy);
+    let store = Arc::new(store.map_err(open_error)?);
+    let segment_bytes = config.wal.segment_bytes;
+    if store.segment_bytes() != segment_bytes {
+        tracing::warn!(
+            in_use = store.segment_bytes(),
+            configured = segment_bytes,
+            "wal.segment_bytes is not what the store was made with, which stays in use: a log keeps the size of its \
+             segments"
+        );
+    }
+    let data = prepared.lock.data();
+    let closed = quarantine::rooms(data).map_err(|error| ServeError::Io {
+        what: "the file `quarantine` of the data directory cannot be read",
+        error,
+    })?;
+    let closed: BTreeSet<String> = closed.into_iter().collect();
+    for room in &closed {
+        tracing::warn!(
+            "room {room:?} is in quarantine, as it stopped the server before: to release it, remove its line from \
+             the file {:?} and start the server again",
+            data.join(quarantine::FILE)
+        );
+    }
     let control_listener = match config.control_listen {
         Some(address) => Some(TcpListener::bind(address).map_err(|error| ServeError::Io {
             what: "control_listen cannot be bound",
@@ -88,7 +107,10 @@ pub fn serve_until(
                 disk: disk.clone(),
                 store: store.clone(),
                 engine: engine_config.clone(),
-                shard: shard_config(config, ShardId(number), shards),
+                shard: ShardConfig {
+                    quarantine: closed.clone(),
+                    ..shard_config(config, ShardId(number), shards)
+                },
             };
             Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Shard>
         })
@@ -106,11 +128,16 @@ pub fn serve_until(
             config::WalSync::Thread => LogSync::Thread,
         })
         .files_max(prepared.files_max)
-        .log_lag(Duration::from_micros(config.wal.commit_delay_us) / 2)
+        .log_lag(match config.durability {
+            config::Durability::Ack => Duration::from_micros(config.wal.commit_delay_us),
+            // Deliveries wait for the log.
+            config::Durability::Strict => Duration::ZERO,
+        })
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
             ..WatchdogConfig::default()
         })
+        .quarantine_in(data.into())
         .start(makers)
         .map_err(ServeError::Start)?;
     on_listening(server.addresses());
@@ -147,10 +174,10 @@ struct Maker {
 impl Maker {
     fn make(self, context: &ShardContext) -> Result<Shard, String> {
         let number = context.shard.0;
-        let (engine, report) = self
+        let (mut engine, report) = self
             .store
             .open_shard(&self.disk, number, &self.engine)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| open_error(error).to_string())?;
         tracing::info!(
             shard = number,
             rooms = report.rooms,
@@ -159,7 +186,21 @@ impl Maker {
             clean = report.clean,
             "shard opened"
         );
+        engine.watch(context.heartbeat.clone());
         Ok(Shard::new(self.shard, engine))
+    }
+}
+
+/// An error of the disk with what to do about it.
+fn open_error(error: OpenError) -> ServeError {
+    match error {
+        OpenError::Io { path, error } if error.kind() == std::io::ErrorKind::StorageFull => {
+            ServeError::Start(format!(
+                "the disk of {} is full, and opening needs some space there: free some",
+                path.display()
+            ))
+        }
+        error => ServeError::Store(error),
     }
 }
 
@@ -217,6 +258,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
         id,
         shards,
         strict: config.durability == config::Durability::Strict,
+        quarantine: BTreeSet::new(),
         access: match config.access {
             config::Access::Loopback => Access::Loopback(config.allowed_origins.clone()),
             config::Access::Open => Access::Open(config.allowed_origins.clone()),
@@ -234,6 +276,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             http_head_bytes_max: limits.http_head_bytes_max,
             http_head_timeout: ms(limits.http_head_timeout_ms),
             frame_bytes_max: limits.frame_bytes_max,
+            half_read_bytes_max: limits.half_read_bytes_max,
             room_name_bytes_max: limits.room_name_bytes_max,
             awareness_clients_max: limits.awareness_clients_max,
             queue_soft_bytes: limits.queue_soft_bytes,
@@ -241,6 +284,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             slow_reader_timeout: ms(limits.slow_reader_timeout_ms),
             load_queue_commands_max: limits.load_queue_commands_max,
             load_queue_bytes_max: limits.load_queue_bytes_max,
+            answer_bytes_max: limits.answer_bytes_max,
             load_timeout: ms(limits.load_timeout_ms),
             gap_repeats_max: limits.gap_repeats_max,
             keepalive: ms(limits.keepalive_ms),
@@ -248,5 +292,49 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             ..SessionLimits::default()
         },
         guard: limits.guard(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::watchdog::{Heartbeat, RoomName};
+    use crate::shard::ConnId;
+
+    #[test]
+    fn a_shard_tells_its_heartbeat_which_room_it_goes_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
+        let engine = engine_config(&config, 1);
+        let store = Store::open(&disk, dir.path(), 1, &engine, [7; 32]).unwrap();
+        let maker = Maker {
+            disk,
+            store: Arc::new(store),
+            engine,
+            shard: shard_config(&config, ShardId(0), 1),
+        };
+        let heartbeat = Arc::new(Heartbeat::default());
+        let context = ShardContext {
+            shard: ShardId(0),
+            shards: 1,
+            heartbeat: heartbeat.clone(),
+        };
+        let mut shard = maker.make(&context).unwrap();
+        let mut effects = Effects::default();
+        let conn = ConnId {
+            slot: 0,
+            generation: 0,
+        };
+        let loopback = true;
+        shard.on_event(Instant(1), Event::Accepted { conn, loopback }, &mut effects);
+        let bytes = &mut b"GET /the-room HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"[..].to_vec();
+        shard.on_event(Instant(1), Event::Received { conn, bytes }, &mut effects);
+        let room = RoomName {
+            name: "the-room".into(),
+            whole: true,
+        };
+        assert_eq!(heartbeat.room_name(), room);
     }
 }

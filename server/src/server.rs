@@ -1,6 +1,7 @@
 //! The server as a library: starts a shard on each core, wires them together, stops them.
 
 use crate::mailbox::{self, Post, Wake};
+use crate::quarantine;
 use crate::runtime::files::{FileWorkers, message_of};
 use crate::runtime::watchdog::{Heartbeat, Stall, Watchdog, WatchdogConfig};
 use crate::runtime::{
@@ -11,6 +12,7 @@ use collabblocks_wal::Disk;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -19,6 +21,8 @@ use tokio::sync::mpsc as tokio_mpsc;
 
 /// Connections that wait to be accepted, for each core and address.
 const BACKLOG: i32 = 4096;
+/// How long the disk may take to note a room, before the process is ended without.
+const QUARANTINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Exit code of a process that a fatal error ends, as sysexits.h has it for software errors.
 pub const EXIT_FATAL: i32 = 70;
 
@@ -32,7 +36,7 @@ pub struct ShardContext {
     pub shard: ShardId,
     /// How many there are.
     pub shards: u16,
-    /// Lets the core name the room that it is in ([`Heartbeat::enters_room`]).
+    /// Lets the core name the room that it is in, as a [`collabblocks_storage_engine::Watch`].
     pub heartbeat: Arc<Heartbeat>,
 }
 
@@ -50,6 +54,7 @@ pub struct Builder {
     files_max: u64,
     disk: Arc<dyn Disk>,
     watchdog: WatchdogConfig,
+    quarantine_in: Option<PathBuf>,
     on_fatal: OnFatal,
     replies: tokio_mpsc::UnboundedSender<(ShardId, ControlReply)>,
     passed: tokio_mpsc::Sender<Passed>,
@@ -103,6 +108,13 @@ impl Builder {
     /// Times of the watchdog.
     pub fn watchdog(mut self, config: WatchdogConfig) -> Self {
         self.watchdog = config;
+        self
+    }
+
+    /// Where a room that keeps its core for longer than the watchdog waits is put into quarantine: the
+    /// data directory. Without it, nowhere.
+    pub fn quarantine_in(mut self, data: PathBuf) -> Self {
+        self.quarantine_in = Some(data);
         self
     }
 
@@ -225,9 +237,9 @@ impl Builder {
             let _ = go.send(listeners);
         }
         await_all(&reported, shards)?;
-        let on_fatal = self.on_fatal;
+        let (on_fatal, data) = (self.on_fatal, self.quarantine_in);
         let watchdog = Watchdog::start(watched, self.watchdog, move |stall| {
-            report(&stall, &on_fatal)
+            report(&stall, data.as_deref(), &on_fatal)
         });
         server.watchdog =
             Some(watchdog.map_err(|error| format!("the watchdog cannot be started: {error}"))?);
@@ -235,7 +247,7 @@ impl Builder {
     }
 }
 
-fn report(stall: &Stall, on_fatal: &OnFatal) {
+fn report(stall: &Stall, data: Option<&Path>, on_fatal: &OnFatal) {
     let Stall {
         shard,
         lasted,
@@ -243,14 +255,43 @@ fn report(stall: &Stall, on_fatal: &OnFatal) {
         room,
         hopeless,
     } = stall;
-    let what = format!(
-        "core stalled for {} ms in event {event}, last room {room:016x}",
-        lasted.as_millis()
-    );
-    if *hopeless {
-        on_fatal(*shard, &what);
-    } else {
-        tracing::error!(shard = shard.0, "{what}");
+    let ms = lasted.as_millis();
+    let place = room.as_ref().map_or("in no room".to_owned(), |room| {
+        let cut = if room.whole { "" } else { "..." };
+        format!("in room {:?}{cut}", room.name)
+    });
+    let what = format!("core stalled for {ms} ms in event {event}, {place}");
+    if !*hopeless {
+        return tracing::error!(shard = shard.0, "{what}");
+    }
+    if let (Some(data), Some(room)) = (data, room)
+        && room.whole
+    {
+        let why = format!("it held shard {} for {ms} ms in event {event}", shard.0);
+        put_in_quarantine(data.into(), room.name.clone(), why);
+    }
+    on_fatal(*shard, &what);
+}
+
+/// On a thread of its own, as a disk that hangs must not keep the process from ending.
+fn put_in_quarantine(data: PathBuf, room: String, why: String) {
+    let (ended, end) = sync_channel(1);
+    let name = room.clone();
+    let thread = std::thread::Builder::new()
+        .name("quarantine".into())
+        .spawn(move || drop(ended.send(quarantine::add(&data, &name, &why))));
+    let added = match thread {
+        Ok(_) => (end.recv_timeout(QUARANTINE_TIMEOUT))
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())),
+        Err(error) => Err(error),
+    };
+    match added {
+        Ok(()) => tracing::error!(
+            "room {room:?} is in quarantine from the next start on: remove its line from the file {:?} \
+             in the data directory to release it",
+            quarantine::FILE
+        ),
+        Err(error) => tracing::error!(%error, "room {room:?} could not be put in quarantine"),
     }
 }
 
@@ -399,6 +440,7 @@ impl Server {
             files_max: u64::MAX,
             disk,
             watchdog: WatchdogConfig::default(),
+            quarantine_in: None,
             on_fatal: Arc::new(|shard, why| {
                 tracing::error!(shard = shard.0, "fatal: {why}");
                 std::process::exit(EXIT_FATAL);

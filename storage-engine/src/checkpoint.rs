@@ -231,7 +231,8 @@ impl Engine {
         let (DocState::Ready(doc), Some(key), Some(_)) = (&room.doc, room.key, room.pin) else {
             return;
         };
-        let Ok(state) = doc.encode_state() else {
+        let state = (self.watched).within(id, &room.name, || doc.encode_state());
+        let Ok(state) = state else {
             room.snapshot_retry_at = now.saturating_add(nanos(ROOM_RETRY));
             self.stop_evicting(now, id);
             return;

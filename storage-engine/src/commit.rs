@@ -9,8 +9,9 @@ use std::time::Duration;
 /// How often `poll` wants to be called while the log waits for a segment.
 const SEGMENT_WAIT: Duration = Duration::from_millis(10);
 
-/// Commit delays without a commit after which the log counts as at rest.
-const REST_DELAYS: u64 = 8;
+/// Commit delays that a pause between records counts for at most. After such a pause the log is at
+/// rest, and some ten records later it may be under load again.
+const PAUSE_DELAYS_MAX: u64 = 16;
 
 /// How far the engine's shutdown has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,13 +30,28 @@ pub(crate) enum Closing {
 pub(crate) struct Commit {
     /// When the oldest record that waits was appended.
     pub(crate) pending_since: Option<Nanos>,
-    /// When the last write was handed out; `None` before the first.
-    pub(crate) began_at: Option<Nanos>,
+    /// When the last record was appended.
+    appended_at: Option<Nanos>,
+    /// How far apart records come, a moving average.
+    apart: Nanos,
     /// When the last write ended.
     pub(crate) written_at: Nanos,
     pub(crate) closing: Closing,
     /// Batches committed since start.
     pub(crate) commits: u64,
+}
+
+impl Commit {
+    /// A record was appended.
+    pub(crate) fn on_appended(&mut self, now: Nanos, delay: Nanos) {
+        self.pending_since.get_or_insert(now);
+        let apart_max = delay.saturating_mul(PAUSE_DELAYS_MAX);
+        self.apart = match self.appended_at {
+            Some(at) => (7 * self.apart + now.saturating_sub(at).min(apart_max)) / 8,
+            None => apart_max,
+        };
+        self.appended_at = Some(now);
+    }
 }
 
 /// The earliest of the times at which something is to be done.
@@ -59,6 +75,9 @@ impl Engine {
         if self.log.in_flight() || self.log.poisoned() {
             return;
         }
+        let delay = nanos(self.config.commit_delay);
+        // Company is to be expected within the delay.
+        let lazy = self.commit.closing == Closing::No && self.commit.apart < delay;
         if self.commit.closing == Closing::Flushing
             && self.log.pending_bytes() == 0
             && self.at_rest()
@@ -81,24 +100,20 @@ impl Engine {
         } else if self.commit.closing == Closing::No
             && self.log.pending_bytes() < self.config.commit_bytes
         {
-            // At rest an update is committed at once. Under load it waits for company: after half the
-            // delay it goes along with whatever wakes the core, at the latest by a timer.
-            let delay = nanos(self.config.commit_delay);
+            // Where company is to be expected a commit waits for it: after half the delay it goes
+            // along with whatever wakes the core, at the latest by a timer.
             let since = *self.commit.pending_since.get_or_insert(now);
-            let rested = |at: Nanos| now >= at.saturating_add(delay * REST_DELAYS);
-            let at_rest = self.commit.began_at.is_none_or(rested);
-            if !at_rest && now < since.saturating_add(delay / 2) {
+            if lazy && now < since.saturating_add(delay / 2) {
                 next.at(since.saturating_add(delay));
                 return;
             }
         }
         match self.log.next_write() {
             Some(job) => {
-                // What did not fit into this batch has waited long enough, and goes with the next.
+                // What did not fit into this batch goes with the next, and need not wait again.
                 let all = self.log.pending_bytes() == 0;
-                self.commit.began_at = all.then_some(now);
-                self.commit.pending_since = None;
-                requests.push(Request::Write(job));
+                self.commit.pending_since = (!all).then_some(0);
+                requests.push(Request::Write { job, lazy });
             }
             // The next segment is not prepared; one that failed is tried for again by later calls.
             None => next.at(now.saturating_add(nanos(SEGMENT_WAIT))),
@@ -142,5 +157,111 @@ impl Engine {
             }
             Closing::No | Closing::Flushing => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EngineConfig;
+    use crate::RoomId;
+    use collabblocks_wal::{Disk, Identity, sim_disk::SimDisk};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const US: Nanos = 1_000;
+
+    struct Rig {
+        sim: SimDisk,
+        engine: Engine,
+        room: RoomId,
+        clock: u8,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let sim = SimDisk::new();
+            let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+            let config = EngineConfig {
+                disk_reserve_bytes: 0,
+                ..EngineConfig::default()
+            };
+            let identity = Identity {
+                store: [1; 16],
+                shard: 0,
+            };
+            let mut engine = Engine::open(&disk, Path::new("/shard"), identity, config)
+                .unwrap()
+                .0;
+            let (room, _) = engine.attach(0, "room");
+            Self {
+                sim,
+                engine,
+                room,
+                clock: 0,
+            }
+        }
+
+        fn edit(&mut self, now: Nanos) {
+            let update: &[u8] = match self.clock {
+                0 => &[1, 1, 1, 0, 4, 1, 1, b't', 1, b'a', 0],
+                clock => &[1, 1, 1, clock, 0x84, 1, clock - 1, 1, b'b', 0],
+            };
+            self.engine.apply(now, self.room, update, false).unwrap();
+            self.clock += 1;
+        }
+
+        /// Whether a commit began, and if so whether it was lazy; and when to ask again.
+        fn poll(&mut self, now: Nanos) -> (Option<bool>, Option<Nanos>) {
+            let mut requests = Vec::new();
+            let next = self.engine.poll(now, &mut requests);
+            let mut began = None;
+            for request in requests {
+                match request {
+                    Request::Write { job, lazy } => {
+                        began = Some(lazy);
+                        let result = job.run(&self.sim);
+                        self.engine.on_written(now, job, result).unwrap();
+                    }
+                    Request::Job(job) => {
+                        let done = job.run(&self.sim);
+                        self.engine.on_job_done(now, done, &mut Vec::new());
+                    }
+                }
+            }
+            (began, next)
+        }
+    }
+
+    #[test]
+    fn at_rest_an_edit_is_committed_at_once_and_under_load_it_waits_for_company() {
+        let mut rig = Rig::new();
+        let mut now = 0;
+        // As far apart as no company would come within the delay.
+        for _ in 0..20 {
+            now += 3_000 * US;
+            rig.edit(now);
+            assert_eq!(rig.poll(now).0, Some(false), "at {now}");
+        }
+        // Close together: soon the log counts as under load.
+        let mut waited = 0;
+        for _ in 0..60 {
+            now += 100 * US;
+            rig.edit(now);
+            waited += u32::from(rig.poll(now).0.is_none());
+        }
+        assert!(waited > 20, "{waited} of 60 waited");
+        while rig.poll(now).0.is_none() {
+            now += 100 * US;
+        }
+        rig.edit(now);
+        let (began, next) = rig.poll(now + 999 * US);
+        assert_eq!(began, None, "before half the delay it waits");
+        assert!(next.is_some_and(|at| at <= now + 2_000 * US), "{next:?}");
+        assert_eq!(rig.poll(now + 1_000 * US).0, Some(true));
+        // After a pause the first edit does not wait.
+        now += 60_000 * US;
+        rig.edit(now);
+        assert_eq!(rig.poll(now).0, Some(false));
     }
 }

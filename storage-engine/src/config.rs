@@ -67,7 +67,12 @@ impl Default for EngineConfig {
 #[derive(Debug)]
 pub enum Request {
     /// Write and sync, then [`crate::Engine::on_written`]. At most one at a time.
-    Write(WriteJob),
+    Write {
+        /// The batch.
+        job: WriteJob,
+        /// More is expected soon, so that the end may be noticed with what comes then.
+        lazy: bool,
+    },
     /// Blocking work for a file-worker thread: `job.run(disk)`, then [`crate::Engine::on_job_done`].
     Job(Job),
 }

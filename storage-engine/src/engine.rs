@@ -9,9 +9,10 @@ use crate::guard::Refusal;
 use crate::index::Segments;
 use crate::job::{Done, Job, JobDone, Work};
 use crate::paths::ShardDir;
-use crate::room_doc::Applied;
+use crate::room_doc::{Applied, RoomDoc};
 use crate::rooms::{DocState, Rooms};
 use crate::space::Space;
+use crate::watch::{Watch, Watched};
 use collabblocks_wal::{AppendError, Appended, Log, Lsn, RecordKind, RoomKey};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub struct Engine {
     pub(crate) compaction: Option<Compaction>,
     pub(crate) idle: Idle,
     pub(crate) space: Space,
+    pub(crate) watched: Watched,
     /// Rooms in quarantine whose records are not all durable yet.
     pub(crate) to_rebuild: Vec<RoomId>,
     /// Rooms made from the log at start, which nobody uses yet.
@@ -54,6 +56,11 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// From here on `watch` is told which room's document the engine is in.
+    pub fn watch(&mut self, watch: Arc<dyn Watch>) {
+        self.watched = Watched::by(watch);
+    }
+
     /// Guard, apply, append to the log. The room is `Ready`. On `Err` nothing was logged, and the
     /// document is as it was, or in quarantine until it has been rebuilt without the update.
     pub fn apply(
@@ -102,7 +109,9 @@ impl Engine {
             }
         }
         let before = doc.memory_estimate();
-        let applied = match doc.apply(update, cut_gaps, &self.config.limits) {
+        let limits = &self.config.limits;
+        let work = || doc.apply(update, cut_gaps, limits);
+        let applied = match self.watched.within(id, &room.name, work) {
             Ok(applied) => applied,
             Err(refusal) => {
                 if doc.poisoned() {
@@ -123,7 +132,8 @@ impl Engine {
                 });
             }
         };
-        self.commit.pending_since.get_or_insert(now);
+        self.commit
+            .on_appended(now, nanos(self.config.commit_delay));
         let Some(appended) = self.log_update(id, bytes) else {
             self.quarantine(id, before);
             return Err(Refusal::Unavailable("the server's disk is behind"));
@@ -181,17 +191,36 @@ impl Engine {
 
     /// Appends the room's encoded state vector.
     pub fn state_vector(&self, room: RoomId, out: &mut Vec<u8>) {
-        match self.rooms.get(room).map(|room| &room.doc) {
-            Some(DocState::Ready(doc)) => doc.state_vector(out),
+        match self.rooms.get(room).map(|room| (&room.name, &room.doc)) {
+            Some((name, DocState::Ready(doc))) => {
+                (self.watched).within(room, name, || doc.state_vector(out))
+            }
             // Nothing can be said to be known: the empty state vector.
             _ => out.push(0),
         }
     }
 
-    /// Appends the diff for a client's state vector, update v1.
-    pub fn diff(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
-        match self.rooms.get(room).map(|room| &room.doc) {
-            Some(DocState::Ready(doc)) => doc.diff(sv, &self.config.limits, out),
+    /// The diff for a client's state vector, update v1.
+    pub fn diff(&self, room: RoomId, sv: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let (name, doc) = self.ready(room)?;
+        let work = || doc.diff(sv, &self.config.limits);
+        self.watched.within(room, name, work)
+    }
+
+    /// Appends a client's state vector as far as the room has it, in the one way to write it. Clients
+    /// of which this is the same lack the same.
+    pub fn clamp(&self, room: RoomId, sv: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        self.ready(room)?.1.clamp(sv, &self.config.limits, out)
+    }
+
+    /// Bytes of the room's encoded state, at most.
+    pub fn state_bytes_max(&self, room: RoomId) -> usize {
+        self.ready(room).map_or(0, |(_, doc)| doc.state_bytes_max())
+    }
+
+    fn ready(&self, room: RoomId) -> Result<(&str, &RoomDoc), Refusal> {
+        match self.rooms.get(room).map(|room| (&room.name, &room.doc)) {
+            Some((name, DocState::Ready(doc))) => Ok((name, doc)),
             _ => Err(Refusal::Unavailable("the room is being read from disk")),
         }
     }

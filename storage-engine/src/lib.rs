@@ -26,6 +26,7 @@ mod snapshot;
 mod space;
 mod store;
 mod survey;
+mod watch;
 
 pub use config::*;
 pub use engine::Engine;
@@ -35,3 +36,4 @@ pub use job::{Job, JobDone};
 pub use room_doc::{Applied, RoomDoc, split_update};
 pub use store::{Store, home_shard};
 pub use survey::{ShardSurvey, Survey, survey};
+pub use watch::Watch;

@@ -88,6 +88,7 @@ impl Engine {
             compaction: None,
             idle: Idle::default(),
             space,
+            watched: Default::default(),
             to_rebuild: Vec::new(),
             recovered: replayed.loaded,
             document_bytes: replayed.document_bytes,

@@ -131,29 +131,36 @@ impl RoomDoc {
 
     /// Appends the encoded state vector.
     pub fn state_vector(&self, out: &mut Vec<u8>) {
-        let mut clocks: Vec<(u64, u32)> = self
-            .ledger
-            .clocks()
-            .filter(|&(_, clock)| clock > 0)
-            .collect();
-        clocks.sort_unstable_by_key(|&(client, _)| Reverse(client));
-        write_var(out, clocks.len() as u64);
-        for (client, clock) in clocks {
-            write_var(out, client);
-            write_var(out, u64::from(clock));
-        }
+        let clocks = self.ledger.clocks().filter(|&(_, clock)| clock > 0);
+        write_state_vector(clocks.collect(), out);
     }
 
-    /// Appends what a client with state vector `sv` (as it came from the wire; checked here) lacks,
-    /// as update v1: `00 00` when nothing.
-    pub fn diff(&self, sv: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// What a client with state vector `sv` (as it came from the wire; checked here) lacks, as update
+    /// v1: `00 00` when nothing.
+    pub fn diff(&self, sv: &[u8], limits: &Limits) -> Result<Vec<u8>, Refusal> {
         let clocks = guard::state_vector(sv, limits)?;
         let vector: StateVector = clocks
             .into_iter()
             .map(|(client, clock)| (ClientID::new(client), clock))
             .collect();
-        out.extend_from_slice(&self.encode(&vector)?);
+        self.encode(&vector)
+    }
+
+    /// Appends a client's state vector (checked here) as far as the document has it: who shares it
+    /// lacks the same.
+    pub fn clamp(&self, sv: &[u8], limits: &Limits, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let mut clocks = guard::state_vector(sv, limits)?;
+        for (client, clock) in &mut clocks {
+            *clock = self.ledger.clock(*client).min(*clock);
+        }
+        clocks.retain(|&(_, clock)| clock > 0);
+        write_state_vector(clocks, out);
         Ok(())
+    }
+
+    /// Bytes of the encoded state, at most.
+    pub fn state_bytes_max(&self) -> usize {
+        self.state_bytes_bound
     }
 
     /// The full state as update v1, checked to decode again (walker).
@@ -293,6 +300,15 @@ impl RoomDoc {
 impl Default for RoomDoc {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn write_state_vector(mut clocks: Vec<(u64, u32)>, out: &mut Vec<u8>) {
+    clocks.sort_unstable_by_key(|&(client, _)| Reverse(client));
+    write_var(out, clocks.len() as u64);
+    for (client, clock) in clocks {
+        write_var(out, client);
+        write_var(out, u64::from(clock));
     }
 }
 

@@ -239,8 +239,8 @@ impl Store {
         }))
     }
 
-    /// Bytes of a log segment.
-    pub(crate) fn segment_bytes(&self) -> u64 {
+    /// Bytes of a log segment, fixed when the store was made.
+    pub fn segment_bytes(&self) -> u64 {
         self.file.segment_bytes
     }
 

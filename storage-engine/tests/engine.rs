@@ -3,11 +3,11 @@
 
 mod common;
 
-use collabblocks_storage_engine::EngineConfig;
+use collabblocks_storage_engine::{EngineConfig, RoomId, Watch};
 use collabblocks_wal::{Disk, FsDisk};
 use common::*;
 use rand::RngExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn rooms_survive_an_orderly_end_and_a_sudden_one() {
@@ -97,4 +97,47 @@ fn a_snapshot_is_not_stored_before_what_it_covers_is_durable() {
     host.run_for(100 * MS);
     assert_eq!(host.engine.stats().rooms_loaded, 0);
     assert_eq!(host.text("room"), client.text());
+}
+
+/// Notes which rooms the engine goes into, and that it comes out of each.
+#[derive(Default)]
+struct Noted(Mutex<(Option<String>, Vec<String>)>);
+
+impl Watch for Noted {
+    fn enters_room(&self, _: RoomId, name: &str) {
+        let mut noted = self.0.lock().unwrap();
+        assert_eq!(noted.0.replace(name.into()), None, "one room at a time");
+        noted.1.push(name.into());
+    }
+
+    fn leaves_room(&self) {
+        assert!(self.0.lock().unwrap().0.take().is_some());
+    }
+}
+
+#[test]
+fn whoever_watches_is_told_of_all_work_on_a_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
+    let (mut host, _) = Host::open(&disk, dir.path(), small_config()).unwrap();
+    let noted = Arc::new(Noted::default());
+    host.engine.watch(noted.clone());
+    let told = || std::mem::take(&mut noted.0.lock().unwrap().1);
+    let mut client = Client::new(1);
+    let id = host.attach("a");
+    host.engine
+        .apply(host.now, id, &client.edit(&mut rng(seed(1)), 60), false)
+        .unwrap();
+    assert_eq!(told(), ["a"]);
+    // What is refused may have taken long, too.
+    assert!(host.engine.apply(host.now, id, &[1], false).is_err());
+    assert_eq!(told(), ["a"]);
+    host.engine.state_vector(id, &mut Vec::new());
+    assert_eq!(told(), ["a"]);
+    host.engine.diff(id, &[0]).unwrap();
+    assert_eq!(told(), ["a"]);
+    host.engine.detach(host.now, id);
+    host.run_for(1000 * MS);
+    assert_eq!(host.engine.stats().rooms_loaded, 0, "it was evicted");
+    assert_eq!(told(), ["a"], "its snapshot was encoded");
 }

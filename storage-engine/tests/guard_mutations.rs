@@ -208,8 +208,7 @@ fn damaged_updates_are_answered_and_leave_the_room_whole() {
                     }
                 }
             }
-            let mut diff = Vec::new();
-            let _ = room.diff(&update, &limits, &mut diff);
+            let _ = room.diff(&update, &limits);
             let _ = guard::awareness(&update, &limits);
             assert!(
                 started.elapsed() < Duration::from_secs(5),

@@ -697,10 +697,7 @@ fn state_vectors_are_checked() {
                 .is_err_and(|refusal| reason(refusal) == wanted),
             "{hex}: {answer:?}"
         );
-        assert_eq!(
-            room().diff(&bytes(hex), &limits, &mut Vec::new()),
-            Err(answer.unwrap_err())
-        );
+        assert_eq!(room().diff(&bytes(hex), &limits), Err(answer.unwrap_err()));
     }
     let tight = Limits {
         clients_max: 1,
@@ -720,22 +717,31 @@ fn a_diff_holds_what_the_client_lacks() {
     let mut vector = Vec::new();
     room.state_vector(&mut vector);
     assert_eq!(vector, bytes("03 09 02 08 01 01 01"));
-    let mut diff = Vec::new();
-    RoomDoc::new().diff(&[0], &limits, &mut diff).unwrap();
-    assert_eq!(diff, [0, 0]);
+    let diff = |vector: &[u8]| room.diff(vector, &limits).unwrap();
+    assert_eq!(RoomDoc::new().diff(&[0], &limits).unwrap(), [0, 0]);
     // A client ahead of the room, or of clients it does not know, gets the deletions.
     for vector in [
         bytes("03 09 02 08 01 01 01"),
         bytes("04 63 07 09 05 08 05 01 05"),
     ] {
-        diff.clear();
-        room.diff(&vector, &limits, &mut diff).unwrap();
-        assert_eq!(diff, bytes("00 01 09 01 00 02"));
+        assert_eq!(diff(&vector), bytes("00 01 09 01 00 02"));
     }
-    diff.clear();
-    room.diff(&bytes("02 09 02 08 01"), &limits, &mut diff)
-        .unwrap();
-    assert_eq!(diff, bytes("01 01 01 00 04 01 01 74 01 61 01 09 01 00 02"));
+    let lacks_one = diff(&bytes("02 09 02 08 01"));
+    assert_eq!(
+        lacks_one,
+        bytes("01 01 01 00 04 01 01 74 01 61 01 09 01 00 02")
+    );
+    // Who claims more than the room has lacks the same as who claims all of it, or none.
+    for (claimed, clamped) in [
+        ("03 08 01 63 07 09 02", "02 09 02 08 01"),
+        ("03 01 00 09 09 08 63", "02 09 02 08 01"),
+        ("01 63 07", "00"),
+    ] {
+        let mut out = Vec::new();
+        room.clamp(&bytes(claimed), &limits, &mut out).unwrap();
+        assert_eq!(out, bytes(clamped), "{claimed}");
+        assert_eq!(diff(&bytes(claimed)), diff(&out), "{claimed}");
+    }
 }
 
 #[test]
@@ -806,12 +812,9 @@ fn subdocuments_come_back_as_they_came_and_count_while_they_live() {
     // Bytes that a client wrote stay bytes.
     let blob = bytes("01 01 05 00 03 01 01 61 02 01 67 00");
     assert_eq!(room.apply(&blob, false, &limits), Ok(Applied::New));
-    let mut diff = Vec::new();
-    room.diff(&bytes("01 05 01"), &limits, &mut diff).unwrap();
-    assert_eq!(diff, written);
-    diff.clear();
-    room.diff(&bytes("01 04 01"), &limits, &mut diff).unwrap();
-    assert_eq!(diff, blob);
+    let diff = |vector| room.diff(&bytes(vector), &limits).unwrap();
+    assert_eq!(diff("01 05 01"), written);
+    assert_eq!(diff("01 04 01"), blob);
     let mut reloaded = RoomDoc::from_state(&room.encode_state().unwrap()).unwrap();
     assert_eq!(reloaded.encode_state(), room.encode_state());
     // Another beside it, and a third, which is one too many until one was deleted.

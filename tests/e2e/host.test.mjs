@@ -152,6 +152,7 @@ test('a store keeps the size of its segments, whatever is configured', { skip: O
   const second = await startServer({ data, cores: 1 })
   t.after(() => second.stop())
   await assertKept(second, ledger)
+  assert.match(second.log, /wal\.segment_bytes is not what the store was made with/)
   for (let i = 0; i < 15; i++) await write(second, 'room', 'y'.repeat(200_000), ledger)
   const sizes = await Promise.all((await logSegments(data)).map(async (path) => (await stat(path)).size))
   assert.ok(sizes.length > 2, `${sizes.length} segments`)

@@ -285,10 +285,20 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Dependencies that only some packages may have.
 const OWNED: &[(&str, &[&str])] = &[
     // The server: in its tests, as a client.
-    ("yrs", &["storage-engine", "server", "bench", "tests"]),
+    // The peer of the benchmark is another's server.
+    (
+        "yrs",
+        &[
+            "storage-engine",
+            "server",
+            "bench",
+            "bench/peers/yrs-warp",
+            "tests",
+        ],
+    ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
-    ("tokio", &["server"]),
+    ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
     ("tungstenite", &["server", "bench", "tests"]),
     ("rtrb", &["server"]),

@@ -29,6 +29,9 @@ pub enum Status {
     Unknown,
 }
 
+/// Share of time in which threads may wait for a core before that counts as more work than cores.
+const CPU_PRESSURE_PERCENT_MAX: f64 = 10.0;
+
 /// A check.
 #[derive(Debug)]
 pub struct Check {
@@ -340,6 +343,26 @@ static CHECKS: &[Check] = &[
                 format!("{bytes} bytes, swappiness {swappiness}"),
             ),
             (_, None) => None,
+        },
+    },
+    Check {
+        id: "log_sync",
+        title: "Writes of the log, and what else the cores do",
+        severity: Severity::Important,
+        wanted: "wal.sync = \"thread\", or cores that other work leaves alone",
+        why: "with `dsync` and `fdatasync` a kernel thread of one core ends each write; where that core has more work \
+              than it can do, acknowledgements wait for it for seconds (deliveries do not)",
+        how: "set wal.sync = \"thread\", or keep other work off the cores that serve rooms",
+        judge: |facts| {
+            if facts.log_on_thread? {
+                return judged(true, Status::Ok, "a thread of its own");
+            }
+            let percent = facts.cpu_pressure_percent?;
+            judged(
+                percent <= CPU_PRESSURE_PERCENT_MAX,
+                Status::Warn,
+                format!("by the ring; threads waited for a core {percent:.0} % of the time"),
+            )
         },
     },
     Check {

@@ -11,6 +11,8 @@ pub(crate) fn good() -> Facts {
         memlock_bytes: Some(u64::MAX),
         files: Some(1 << 20),
         may_raise_limits: false,
+        log_on_thread: Some(false),
+        cpu_pressure_percent: Some(3.0),
         somaxconn: Some(4096),
         tcp_max_syn_backlog: Some(4096),
         governors: Some(vec!["performance".into()]),
@@ -134,6 +136,12 @@ fn each_check_is_judged_by_its_fact_alone() {
         }),
         ("swap", Ok, "swappiness 1", |f| {
             (f.swap_bytes, f.swappiness) = (Some(1 << 30), Some(1))
+        }),
+        ("log_sync", Warn, "40 %", |f| {
+            f.cpu_pressure_percent = Some(40.0)
+        }),
+        ("log_sync", Ok, "thread", |f| {
+            (f.cpu_pressure_percent, f.log_on_thread) = (Some(40.0), Some(true))
         }),
         ("irqbalance", Warn, "running", |f| f.irqbalance = Some(true)),
         ("irqbalance", Ok, "running", |f| {

@@ -17,6 +17,10 @@ pub struct Facts {
     pub files: Option<u64>,
     /// Whether this process may raise its limits (CAP_SYS_RESOURCE).
     pub may_raise_limits: bool,
+    /// Whether the log is to be written by a thread of its own (`wal.sync`).
+    pub log_on_thread: Option<bool>,
+    /// Percent of the last five minutes in which some thread waited for a core.
+    pub cpu_pressure_percent: Option<f64>,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u64>,
     /// `net.ipv4.tcp_max_syn_backlog`.

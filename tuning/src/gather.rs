@@ -24,6 +24,9 @@ impl Facts {
             memlock_bytes: Some(getrlimit(Resource::Memlock).maximum.unwrap_or(u64::MAX)),
             files: Some(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)),
             may_raise_limits: may_raise_limits(),
+            // The configuration says that, not the machine.
+            log_on_thread: None,
+            cpu_pressure_percent: line("/proc/pressure/cpu").and_then(|line| pressure(&line)),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             tcp_max_syn_backlog: number("/proc/sys/net/ipv4/tcp_max_syn_backlog"),
             governors: governors(),
@@ -74,6 +77,12 @@ fn may_raise_limits() -> bool {
     line_of("/proc/self/status", "CapEff:")
         .and_then(|caps| u64::from_str_radix(&caps, 16).ok())
         .is_some_and(|caps| caps >> 24 & 1 == 1)
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=1.50 total=7`: the last five minutes' share.
+fn pressure(line: &str) -> Option<f64> {
+    let (_, rest) = line.strip_prefix("some ")?.split_once("avg300=")?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 fn kibibytes(text: &str) -> Option<u64> {
@@ -152,6 +161,16 @@ fn probe_ring() -> RingProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_is_read_as_the_kernel_writes_it() {
+        let line = "some avg10=70.01 avg60=74.85 avg300=66.25 total=4305071137";
+        assert_eq!(pressure(line), Some(66.25));
+        assert_eq!(
+            pressure("full avg10=0.00 avg60=0.00 avg300=0.00 total=0"),
+            None
+        );
+    }
 
     #[test]
     fn choices_are_read_as_sysfs_marks_them() {

@@ -1,5 +1,6 @@
 //! Offering the load: what is sent when, and the run's phases.
 
+use super::presence::Presence;
 use super::{Generator, Moment, Outcome, STALL_NS, new_tracker};
 use crate::connection::{Flushed, Stage};
 use crate::dialect;
@@ -8,6 +9,7 @@ use crate::schedule::Schedule;
 use crate::tracker::{Timebase, Totals};
 use crate::websocket::{self, BINARY};
 use crate::{Error, Result, update};
+use rustix::event::epoll;
 
 impl Generator<'_> {
     /// Warm-up, window, drain.
@@ -37,7 +39,9 @@ impl Generator<'_> {
             }
         };
         self.tracker = new_tracker(scenario, self.target, timebase, window.clone());
+        self.presence = Presence::new(&self, start, window.clone());
         self.loaded = true;
+        self.stall()?;
 
         let mut marks: [Option<(u64, u64, u64, Totals)>; 2] = [None, None];
         let mut progress = (0, start);
@@ -45,17 +49,22 @@ impl Generator<'_> {
             let now = self.now_ns();
             // Before the window may end: what was due in it is sent, however late this thread runs.
             self.send_due(now, edits_end);
+            self.send_states(now);
             let mark = (now, self.sent, self.received_bytes, self.tracker.totals);
             if marks[0].is_none() && now >= window.start {
                 on_moment(Moment::WindowStart)?;
                 marks[0] = Some(mark);
+                self.mark_presence(0);
             }
             if marks[1].is_none() && now >= window.end {
                 on_moment(Moment::WindowEnd)?;
                 marks[1] = Some(mark);
+                self.mark_presence(1);
             }
             let sending = marks[1].is_none();
-            if !sending && (self.undelivered() == 0 || now >= drained) {
+            let outstanding = self.presence.as_ref().map_or(0, Presence::outstanding);
+            if !sending && (self.undelivered() + outstanding == 0 || now >= drained) {
+                on_moment(Moment::End)?;
                 break;
             }
             if let (true, Pace::Closed { in_flight_edits }) =
@@ -87,18 +96,23 @@ impl Generator<'_> {
             {
                 wake = wake.min(schedule.due_ns(self.next_edit));
             }
+            if let Some(due) = self.presence.as_ref().and_then(Presence::due_ns) {
+                wake = wake.min(due);
+            }
             let timeout = if self.target.spin {
                 0
             } else {
                 wake.saturating_sub(self.now_ns())
             };
-            self.turn(timeout, &mut |generator, index, now| match scenario.pace {
-                Pace::Open { .. } => generator.send_due(now, edits_end),
-                Pace::Closed { in_flight_edits } if sending && now < window.end => {
-                    let room = index / scenario.clients_per_room;
-                    generator.refill(room, in_flight_edits, now);
+            self.turn(timeout, &mut |generator, index, now| {
+                generator.send_states(now);
+                match scenario.pace {
+                    Pace::Open { .. } => generator.send_due(now, edits_end),
+                    Pace::Closed { in_flight_edits } if sending && now < window.end => {
+                        generator.refill(scenario.room_of(index), in_flight_edits, now);
+                    }
+                    Pace::Closed { .. } | Pace::Idle => {}
                 }
-                Pace::Closed { .. } | Pace::Idle => {}
             })?;
         }
         let (Some(first), Some(last)) = (marks[0], marks[1]) else {
@@ -116,9 +130,27 @@ impl Generator<'_> {
             delivery_ns: self.tracker.delivery_ns,
             ack_ns: self.tracker.ack_ns,
             send_lag_ns: self.send_lag_ns,
+            presence: self.presence.map(Presence::into_shown),
             received_bytes_in_window: last.2 - first.2,
             oddities: self.oddities,
         })
+    }
+
+    fn mark_presence(&mut self, end: usize) {
+        if let Some(presence) = &mut self.presence {
+            presence.mark(end);
+        }
+    }
+
+    /// From here on, those who stall read nothing.
+    fn stall(&mut self) -> Result<()> {
+        for index in 0..self.connections.len() {
+            let connection = &self.connections[index];
+            if self.scenario.is_stalled(index) && connection.stage != Stage::Closed {
+                epoll::delete(&self.epoll, &connection.stream)?;
+            }
+        }
+        Ok(())
     }
 
     fn undelivered(&self) -> u64 {
@@ -147,7 +179,8 @@ impl Generator<'_> {
         update::write_insert(
             &mut self.update,
             self.tracker.client_id(room, writer),
-            clock,
+            clock * self.scenario.chars_per_edit,
+            self.scenario.chars_per_edit,
         );
         self.message.clear();
         dialect::write_update(&mut self.message, &self.prefixes[room], &self.update);

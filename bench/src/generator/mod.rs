@@ -1,16 +1,22 @@
 //! The generator: one thread, one epoll, thousands of clients.
 
+pub mod join;
 mod load;
+mod presence;
 
 use crate::connection::{Connection, Flushed, Received, Stage};
 use crate::dialect::{self, Dialect, Message};
 use crate::scenario::Scenario;
+use crate::tls::Connector;
 use crate::tracker::{Timebase, Totals, Tracker, new_histogram};
 use crate::websocket::{self, BINARY, Parsed};
 use crate::{Error, Result, update};
 use hdrhistogram::Histogram;
+use join::Joins;
+use presence::Presence;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -29,11 +35,17 @@ const READ_BUFFER_BYTES: usize = 256 << 10;
 
 const EVENTS_PER_TURN: usize = 128;
 
+/// The receive buffer of those who read nothing, and the largest segment that they are sent.
+const STALLED_BUFFER_BYTES: usize = 8 << 10;
+const STALLED_SEGMENT_BYTES: u32 = 1_400;
+
 /// Where the load goes.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The server.
     pub address: SocketAddr,
+    /// Encryption, if the server wants it.
+    pub tls: Option<Connector>,
     /// The request path; `{room}` stands for the room's name.
     pub path_template: String,
     /// What it speaks.
@@ -55,6 +67,8 @@ pub enum Moment {
     WindowStart,
     /// It ends.
     WindowEnd,
+    /// All has come, or was waited for long enough.
+    End,
 }
 
 /// What went wrong or was odd, in numbers.
@@ -97,6 +111,8 @@ pub struct Outcome {
     pub ack_ns: Histogram<u64>,
     /// How late the generator itself handed edits to its sockets, nanoseconds.
     pub send_lag_ns: Histogram<u64>,
+    /// What became of presence, where there was any.
+    pub presence: Option<presence::Shown>,
     /// Bytes received in the window.
     pub received_bytes_in_window: u64,
     /// What was odd.
@@ -139,6 +155,9 @@ struct Generator<'a> {
     synced: usize,
     failure: Option<String>,
     oddities: Oddities,
+    presence: Option<Presence>,
+    /// What is kept of those who join, in a scenario of that kind.
+    joins: Option<Joins>,
 }
 
 impl<'a> Generator<'a> {
@@ -161,7 +180,7 @@ impl<'a> Generator<'a> {
             message: Vec::new(),
             frame: Vec::new(),
             dirty: Vec::new(),
-            is_dirty: vec![false; scenario.connections()],
+            is_dirty: Vec::new(),
             sent_by_room: vec![0; rooms],
             sent: 0,
             next_edit: 0,
@@ -171,7 +190,19 @@ impl<'a> Generator<'a> {
             synced: 0,
             failure: None,
             oddities: Oddities::default(),
+            presence: None,
+            joins: None,
         })
+    }
+
+    /// The room of a connection: those who join are dealt out over all rooms.
+    #[inline]
+    fn room_of(&self, index: usize) -> usize {
+        if self.joins.is_some() {
+            index % self.scenario.rooms
+        } else {
+            self.scenario.room_of(index)
+        }
     }
 
     #[inline]
@@ -207,11 +238,10 @@ impl<'a> Generator<'a> {
 
     fn connect(&mut self) -> Result<()> {
         let index = self.connections.len();
-        let room = index / self.scenario.clients_per_room;
-        let stream = TcpStream::connect(self.target.address)
+        let room = self.room_of(index);
+        let stream = self
+            .socket(self.joins.is_none() && self.scenario.is_stalled(index))
             .map_err(|error| Error::new(format!("client {index} cannot connect: {error}")))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
         epoll::add(
             &self.epoll,
             &stream,
@@ -227,10 +257,41 @@ impl<'a> Generator<'a> {
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
             self.target.address
         );
-        let mut connection = Connection::new(stream);
+        let mut connection = match &self.target.tls {
+            Some(tls) => Connection::with_tls(stream, tls.connect()?),
+            None => Connection::new(stream),
+        };
         connection.out().extend_from_slice(request.as_bytes());
         self.connections.push(connection);
+        self.is_dirty.push(false);
+        if let Some(joins) = &mut self.joins {
+            joins.on_connect();
+        }
         self.flush(index)
+    }
+
+    /// A socket that is connecting.
+    fn socket(&self, stalled: bool) -> std::io::Result<TcpStream> {
+        let address = self.target.address;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking(),
+            None,
+        )?;
+        socket.set_tcp_nodelay(true)?;
+        if stalled {
+            // As over a real network, the kernels hold little of what is not read: loopback's large
+            // segments would have them hold megabytes.
+            socket.set_recv_buffer_size(STALLED_BUFFER_BYTES)?;
+            socket.set_tcp_mss(STALLED_SEGMENT_BYTES)?;
+        }
+        match socket.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error)
+                if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(socket.into())
     }
 
     /// Waits once, for at most `timeout_ns`, and handles what came. `between` runs after each
@@ -274,16 +335,18 @@ impl<'a> Generator<'a> {
 
     fn receive(&mut self, index: usize) -> Result<u64> {
         let mut buffer = std::mem::take(&mut self.buffer);
+        let kept = self.connections[index].tail.len();
         let received = self.connections[index].receive(&mut buffer);
         let now = self.now_ns();
         match received {
             Received::Bytes(length) => {
-                self.received_bytes += length as u64;
+                self.received_bytes += (length - kept) as u64;
                 let used = self.on_bytes(index, &buffer[..length], now);
                 if self.connections[index].stage != Stage::Closed {
                     self.connections[index]
                         .tail
                         .extend_from_slice(&buffer[used..length]);
+                    self.look_at_join(index, length - kept, now);
                 }
             }
             Received::Nothing => {}
@@ -296,7 +359,9 @@ impl<'a> Generator<'a> {
 
     /// Handles what `bytes` hold whole and returns how much that was.
     fn on_bytes(&mut self, index: usize, bytes: &[u8], now: u64) -> usize {
-        let mut from = 0;
+        let skipped = self.connections[index].skip.min(bytes.len());
+        self.connections[index].skip -= skipped;
+        let mut from = skipped;
         if self.connections[index].stage == Stage::Upgrading {
             let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
                 return 0;
@@ -312,17 +377,21 @@ impl<'a> Generator<'a> {
             }
             from = end + 4;
             self.connections[index].stage = Stage::Syncing;
-            let room = index / self.scenario.clients_per_room;
+            let room = self.room_of(index);
             for message in self.target.dialect.hello(&self.prefixes[room]) {
                 self.send(index, BINARY, &message);
             }
         }
-        let room = index / self.scenario.clients_per_room;
+        let room = self.room_of(index);
         let prefix_length = self.prefixes[room].len();
         loop {
             let frame = match websocket::parse(&bytes[from..]) {
                 Parsed::Frame(frame) => frame,
-                Parsed::Incomplete(_) => return from,
+                Parsed::Incomplete(need) => {
+                    return self
+                        .skip_document(index, &bytes[from..], need)
+                        .map_or(from, |()| bytes.len());
+                }
                 Parsed::Invalid => {
                     self.close(index, "the server sent an invalid frame");
                     return bytes.len();
@@ -363,11 +432,12 @@ impl<'a> Generator<'a> {
             }
             Some(Message::Step1) => {
                 self.oddities.asked_again += u64::from(self.loaded);
-                let room = index / self.scenario.clients_per_room;
+                let room = self.room_of(index);
                 let mut reply = Vec::new();
                 dialect::write_empty_step2(&mut reply, &self.prefixes[room]);
                 self.send(index, BINARY, &reply);
             }
+            Some(Message::Awareness(states)) => self.on_states(index, states, now),
             Some(Message::Ping(pong)) => self.send(index, BINARY, pong),
             Some(Message::Refused(reason)) => {
                 self.oddities.refused += 1;
@@ -382,6 +452,9 @@ impl<'a> Generator<'a> {
 
     #[inline]
     fn on_update(&mut self, index: usize, update: &[u8], now: u64) {
+        if let Some(joins) = &mut self.joins {
+            return joins.on_update(index, update);
+        }
         let tracker = &mut self.tracker;
         let read = update::for_each_range(update, |client, clock, length| {
             tracker.on_range(index, client, clock, length, now);
@@ -476,4 +549,5 @@ fn new_tracker(
         timebase,
         window,
     )
+    .with_clocks_per_edit(scenario.chars_per_edit)
 }

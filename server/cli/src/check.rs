@@ -2,6 +2,7 @@
 
 use crate::config;
 use clap::ArgMatches;
+use collabblocks_server::config::{Runtime, WalSync};
 use collabblocks_tuning::{Facts, evaluate, exit_code, json, text};
 
 /// Runs the command; its exit code.
@@ -10,7 +11,15 @@ pub fn run(matches: &ArgMatches) -> u8 {
         Ok(effective) => effective,
         Err(code) => return code,
     };
-    let findings = evaluate(&Facts::gather(&effective.config.data));
+    let config = &effective.config;
+    let facts = Facts {
+        // The other runtime always has one.
+        log_on_thread: Some(
+            config.wal.sync == WalSync::Thread || config.runtime == Runtime::Glommio,
+        ),
+        ..Facts::gather(&config.data)
+    };
+    let findings = evaluate(&facts);
     let report = if matches.get_flag("json") {
         json(&findings)
     } else {

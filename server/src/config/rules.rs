@@ -72,6 +72,15 @@ pub(crate) fn broken(config: &Config) -> Vec<(&'static str, String)> {
             ),
         ));
     }
+    if limits.half_read_bytes_max < limits.frame_bytes_max {
+        broken.push((
+            "limits.half_read_bytes_max",
+            format!(
+                "{} is less than limits.frame_bytes_max = {}: the largest message could not arrive",
+                limits.half_read_bytes_max, limits.frame_bytes_max
+            ),
+        ));
+    }
     let segment_bytes = config.wal.segment_bytes;
     if segment_bytes < 2 * limits.update_bytes_max as u64 {
         broken.push((
@@ -170,6 +179,11 @@ mod tests {
                 |c| c.wal.segment_bytes = 1 << 20,
                 "wal.segment_bytes",
                 "twice",
+            ),
+            (
+                |c| c.limits.half_read_bytes_max = 1 << 20,
+                "limits.half_read_bytes_max",
+                "could not arrive",
             ),
             (
                 |c| c.limits.queue_soft_bytes = 65 << 20,

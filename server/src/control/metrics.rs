@@ -176,6 +176,16 @@ const GAUGES: &[(&str, &str, Read)] = &[
         "Bytes of acknowledgements that wait for the log",
         |s| s.ack_queue_bytes as f64,
     ),
+    (
+        "answer_bytes",
+        "Bytes of large sync answers being sent, or kept for who asks the same",
+        |s| s.answer_bytes as f64,
+    ),
+    (
+        "answers_waiting",
+        "Sessions whose sync answer waits for others to have got theirs",
+        |s| s.answers_waiting as f64,
+    ),
     ("wal_segments", "Segments of the log in use", |s| {
         s.engine.log_segments as f64
     }),

@@ -71,8 +71,15 @@ impl<'a> Commands<'a> {
     }
 }
 
+/// Bytes of a sync message beside its body, at most.
+pub const SYNC_BYTES_MAX: usize = 12;
+
 fn sync_frame(step: u8, body: &[u8], out: &mut Vec<u8>) {
     binary_header(2 + uint_bytes(body.len() as u64) + body.len(), out);
+    sync_message(step, body, out);
+}
+
+fn sync_message(step: u8, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[SYNC, step]);
     write_uint(body.len() as u64, out);
     out.extend_from_slice(body);
@@ -91,6 +98,16 @@ pub fn sync_reply(update: &[u8], out: &mut Vec<u8>) {
 /// Appends the frame of an update.
 pub fn update(update: &[u8], out: &mut Vec<u8>) {
     sync_frame(UPDATE, update, out);
+}
+
+/// Appends an update without the header of a frame.
+pub fn update_message(update: &[u8], out: &mut Vec<u8>) {
+    sync_message(UPDATE, update, out);
+}
+
+/// Appends the answer to a [`Command::SyncRequest`] without the header of a frame.
+pub fn reply_message(update: &[u8], out: &mut Vec<u8>) {
+    sync_message(STEP_2, update, out);
 }
 
 /// Appends the frame of an awareness update.

@@ -250,6 +250,20 @@ pub fn binary_header(payload_bytes: usize, out: &mut Vec<u8>) {
     frame_header(OpCode::Data(Data::Binary), payload_bytes, out);
 }
 
+/// Appends the header of a slice of a binary message; the caller appends its bytes after it. Control
+/// frames may come between two slices.
+pub fn fragment_header(first: bool, last: bool, payload_bytes: usize, out: &mut Vec<u8>) {
+    let data = if first { Data::Binary } else { Data::Continue };
+    let header = FrameHeader {
+        opcode: OpCode::Data(data),
+        is_final: last,
+        ..FrameHeader::default()
+    };
+    header
+        .format(payload_bytes as u64, out)
+        .expect("writing to a Vec does not fail");
+}
+
 /// Appends a pong.
 pub fn pong(payload: &[u8], out: &mut Vec<u8>) {
     frame_header(OpCode::Control(Control::Pong), payload.len(), out);

@@ -7,7 +7,7 @@ use collabblocks_wal::FsDisk;
 use collabblocks_wal::disk::DirectIoError;
 use rustix::fs::FlockOperation;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -59,10 +59,17 @@ impl DataLock {
                 )));
             }
         }
+        // Written over what is there, which needs no space. On a disk that is full the hint may be
+        // missing: a store that is there is served all the same.
+        let hint = format!("{}\n", std::process::id());
         let written = file
-            .set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(|error| unusable(&path, &error))?;
+            .rewind()
+            .and_then(|()| file.write_all(hint.as_bytes()))
+            .and_then(|()| file.set_len(hint.len() as u64));
+        match written {
+            Err(error) if is_full(&error) => {}
+            result => result.map_err(|error| unusable(&path, &error))?,
+        }
         Ok(Self {
             _file: file,
             data: data.into(),
@@ -88,9 +95,20 @@ pub(super) fn prepare(
         .create(data)
         .map_err(|error| unusable(data, &error))?;
     let lock = DataLock::take(data)?;
-    FsDisk::probe_direct(data).map_err(|error| direct_refusal(data, &error))?;
     // Not any file counts: the root of a fresh file system has its `lost+found`.
     let has_store = Store::stands_in(data).map_err(|error| unusable(data, &error))?;
+    match FsDisk::probe_direct(data) {
+        // Its files stand there since this was probed last: they can be read, and the log written as
+        // far as its segments go.
+        Err(DirectIoError::Io { error, .. }) if has_store && is_full(&error) => {
+            warnings.push(format!(
+                "the disk of the data directory {} is full: rooms can be read, updates are refused once the log needs \
+                 space, until there is some",
+                data.display()
+            ));
+        }
+        result => result.map_err(|error| direct_refusal(data, &error))?,
+    }
     let free = rustix::fs::statvfs(data).map_err(|errno| unusable(data, &errno.into()))?;
     let space = Space {
         free_bytes: free.f_bavail.saturating_mul(free.f_frsize),
@@ -112,10 +130,17 @@ fn direct_refusal(data: &Path, error: &DirectIoError) -> Refusal {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 fn unusable(path: &Path, error: &io::Error) -> Refusal {
     let path = path.display();
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::unavailable(format!(
+        _ if is_full(error) => Refusal::unavailable(format!(
             "the disk of {path} is full: free some space, or put the data directory elsewhere with --data"
         )),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -1,5 +1,6 @@
 //! The log's files, and a thread that writes to them where the ring does not.
 
+use super::placement;
 use crate::mailbox::{LogEnd, Wake};
 use collabblocks_wal::{SegmentId, WriteJob};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
@@ -96,6 +97,8 @@ impl Drop for LogThread {
 }
 
 fn write_all(jobs: &Receiver<WriteJob>, ended: &Sender<LogEnd>, wake: &Wake) {
+    // The core of its shard may have more to do than it can where another has not.
+    placement::unpin();
     let mut segments = Segments::default();
     for job in jobs {
         let result = segments.file(&job).and_then(|file| write(file, &job));

@@ -98,6 +98,13 @@ pub(crate) const ACCEPT_REST_NS: u64 = 100_000_000;
 /// How long a closing connection may take to get its last bytes out and to be closed by its peer.
 pub(crate) const CLOSE_NS_MAX: u64 = 1_000_000_000;
 
+/// What a core is told as progress when a socket held back so many bytes: another part of this size
+/// was taken.
+pub(crate) fn progress_bytes(unsent_bytes: usize) -> usize {
+    // One call takes at most what an int counts.
+    (unsent_bytes / 16).clamp(128 << 10, 1 << 30)
+}
+
 /// What a peer reads when the control plane cannot take its request, or no descriptor is left for it.
 pub const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";

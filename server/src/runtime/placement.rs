@@ -101,6 +101,15 @@ pub fn pin(core: usize) -> Result<(), String> {
     }
 }
 
+/// Lets the calling thread, which inherited its shard's core, run on any that the process may use.
+/// Where that is not allowed it stays where it is.
+pub(crate) fn unpin() {
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+    // The main thread is never pinned.
+    let main = Some(rustix::process::getpid());
+    let _ = sched_getaffinity(main).and_then(|cores| sched_setaffinity(None, &cores));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,20 +2,46 @@
 //! and ends the process if it does not come back.
 
 use crate::shard::{Event, ShardId};
+use collabblocks_storage_engine::{RoomId, Watch};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
+
+/// Bytes of a room's name that a heartbeat can hold: as many as a name may have.
+const NAME_BYTES_MAX: usize = 4096;
+/// Of no room.
+const NO_ROOM: u64 = u64::MAX;
 
 /// A core's sign of life. Written by its core, read by the watchdog.
 ///
 /// The atomics are on the allow-list of shared state: a core that hangs cannot answer a message.
-/// They order nothing, so all accesses are relaxed.
-#[derive(Debug, Default)]
+/// They order nothing, so all accesses are relaxed: the name of a room is only believed once the core
+/// has been in that room for longer than the watchdog takes to look twice.
+#[derive(Debug)]
 pub struct Heartbeat {
     beats: AtomicU64,
     event: AtomicU8,
+    /// Odd while the core is in a room.
+    steps: AtomicU64,
+    /// The room whose name stands in `name`.
     room: AtomicU64,
+    name_bytes: AtomicUsize,
+    name: Box<[AtomicU64]>,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        let words = NAME_BYTES_MAX / size_of::<u64>();
+        Self {
+            beats: AtomicU64::new(0),
+            event: AtomicU8::new(0),
+            steps: AtomicU64::new(0),
+            room: AtomicU64::new(NO_ROOM),
+            name_bytes: AtomicUsize::new(0),
+            name: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
 }
 
 impl Heartbeat {
@@ -33,14 +59,59 @@ impl Heartbeat {
         self.event.store(code_of(event), Ordering::Relaxed);
     }
 
-    /// The core goes into a room, named by a hash of its id: a later stall is blamed on it.
-    pub fn enters_room(&self, hash: u64) {
-        self.room.store(hash, Ordering::Relaxed);
-    }
-
     fn seen(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
+
+    fn step(&self) {
+        let steps = self.steps.load(Ordering::Relaxed);
+        self.steps.store(steps.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The name of the room that the core went into last, empty if it was in none.
+    pub fn room_name(&self) -> RoomName {
+        let bytes = self.name_bytes.load(Ordering::Relaxed);
+        let kept = bytes.min(NAME_BYTES_MAX);
+        let words = self.name.iter().take(kept.div_ceil(8));
+        let mut name: Vec<u8> = words
+            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
+            .collect();
+        name.truncate(kept);
+        RoomName {
+            name: String::from_utf8_lossy(&name).into_owned(),
+            whole: kept == bytes,
+        }
+    }
+}
+
+impl Watch for Heartbeat {
+    fn enters_room(&self, room: RoomId, name: &str) {
+        let number = u64::from(room.slot) << 32 | u64::from(room.generation);
+        if self.room.load(Ordering::Relaxed) != number {
+            let kept = &name.as_bytes()[..name.len().min(NAME_BYTES_MAX)];
+            for (word, bytes) in self.name.iter().zip(kept.chunks(8)) {
+                let mut padded = [0; 8];
+                padded[..bytes.len()].copy_from_slice(bytes);
+                word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+            }
+            self.name_bytes.store(name.len(), Ordering::Relaxed);
+            self.room.store(number, Ordering::Relaxed);
+        }
+        self.step();
+    }
+
+    fn leaves_room(&self) {
+        self.step();
+    }
+}
+
+/// The name of a room, as far as a heartbeat holds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomName {
+    /// It, or its beginning.
+    pub name: String,
+    /// Whether it is all of it.
+    pub whole: bool,
 }
 
 const EVENT_NAMES: [&str; 15] = [
@@ -89,8 +160,8 @@ pub struct Stall {
     pub lasted: Duration,
     /// The last event that it went into.
     pub event: &'static str,
-    /// The hash of the last room that it went into, 0 for none.
-    pub room: u64,
+    /// The room that it is in, if it has been in one document for half of that time.
+    pub room: Option<RoomName>,
     /// It lasts longer than the limit: the process is to end.
     pub hopeless: bool,
 }
@@ -157,6 +228,9 @@ struct Watched {
     heartbeat: Arc<Heartbeat>,
     beats: u64,
     since: Instant,
+    steps: u64,
+    /// Since when `steps` is what it is.
+    steps_since: Instant,
     reported: bool,
     given_up: bool,
 }
@@ -173,8 +247,10 @@ fn watch(
         .map(|(shard, heartbeat)| Watched {
             shard,
             beats: heartbeat.seen(),
+            steps: heartbeat.steps.load(Ordering::Relaxed),
             heartbeat,
             since: start,
+            steps_since: start,
             reported: false,
             given_up: false,
         })
@@ -187,6 +263,10 @@ fn watch(
         last = now;
         for core in &mut cores {
             let beats = core.heartbeat.seen();
+            let steps = core.heartbeat.steps.load(Ordering::Relaxed);
+            if steps != core.steps {
+                (core.steps, core.steps_since) = (steps, now);
+            }
             if beats != core.beats || slept {
                 if core.reported {
                     tracing::warn!(
@@ -204,7 +284,9 @@ fn watch(
                 core.reported = true;
                 core.given_up |= hopeless;
                 let event = EVENT_NAMES[usize::from(core.heartbeat.event.load(Ordering::Relaxed))];
-                let room = core.heartbeat.room.load(Ordering::Relaxed);
+                // A turn may go through many rooms: one that merely came last is not to blame.
+                let in_room = !steps.is_multiple_of(2) && now - core.steps_since >= lasted / 2;
+                let room = in_room.then(|| core.heartbeat.room_name());
                 on_stall(Stall {
                     shard: core.shard,
                     lasted,
@@ -230,14 +312,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_core_that_stops_beating_is_named_with_its_last_event_and_room() {
-        let (dead, alive) = (
-            Arc::new(Heartbeat::default()),
-            Arc::new(Heartbeat::default()),
-        );
-        dead.enters(&Event::Timer);
-        dead.enters_room(77);
+    const ROOM: RoomId = RoomId {
+        slot: 0,
+        generation: 0,
+    };
+
+    /// What is told of core 1, which does nothing but what it did before and what `on` does every few
+    /// milliseconds, until it is given up.
+    fn stalls_of(dead: Arc<Heartbeat>, mut on: impl FnMut()) -> Vec<Stall> {
+        let alive = Arc::new(Heartbeat::default());
         let (sender, stalls) = mpsc::channel();
         let cores = vec![(ShardId(0), alive.clone()), (ShardId(1), dead)];
         let watchdog =
@@ -250,19 +333,61 @@ mod tests {
         {
             assert!(Instant::now() < end, "the stall was not given up: {seen:?}");
             alive.beat();
+            on();
             seen.extend(stalls.recv_timeout(Duration::from_millis(5)));
         }
         drop(watchdog);
-        let of_dead: Vec<_> = seen
-            .iter()
-            .filter(|stall| stall.shard == ShardId(1))
-            .collect();
-        assert_eq!(of_dead.len(), 2, "once noticed, once given up");
-        assert!(!of_dead[0].hopeless && of_dead[0].lasted >= Duration::from_millis(100));
-        assert!(
-            of_dead
-                .iter()
-                .all(|stall| stall.event == "timer" && stall.room == 77)
-        );
+        seen.retain(|stall| stall.shard == ShardId(1));
+        seen
+    }
+
+    #[test]
+    fn a_core_that_stops_beating_is_named_with_its_last_event_and_room() {
+        let dead = Arc::new(Heartbeat::default());
+        dead.enters(&Event::Timer);
+        dead.enters_room(ROOM, "a longer name than the next");
+        dead.leaves_room();
+        let room = RoomId { slot: 1, ..ROOM };
+        dead.enters_room(room, "größe/7");
+        let seen = stalls_of(dead, || {});
+        assert_eq!(seen.len(), 2, "once noticed, once given up");
+        assert!(!seen[0].hopeless && seen[0].lasted >= Duration::from_millis(100));
+        for stall in seen {
+            assert_eq!(stall.event, "timer");
+            let room = stall.room.expect("it is in a room");
+            assert_eq!((room.name.as_str(), room.whole), ("größe/7", true));
+        }
+    }
+
+    #[test]
+    fn a_room_that_the_core_left_or_just_entered_is_not_to_blame() {
+        let dead = Arc::new(Heartbeat::default());
+        dead.enters_room(ROOM, "left");
+        dead.leaves_room();
+        assert!(stalls_of(dead, || {}).iter().all(|s| s.room.is_none()));
+
+        let dead = Arc::new(Heartbeat::default());
+        dead.enters_room(ROOM, "one of many");
+        let goes = dead.clone();
+        // One room after the other, in one endless turn.
+        let seen = stalls_of(dead, || {
+            goes.leaves_room();
+            goes.enters_room(ROOM, "one of many");
+        });
+        assert!(seen.iter().all(|s| s.room.is_none()), "{seen:?}");
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_cut() {
+        let heartbeat = Heartbeat::default();
+        heartbeat.enters_room(ROOM, &"x".repeat(NAME_BYTES_MAX));
+        assert!(heartbeat.room_name().whole);
+        let room = RoomId {
+            generation: 1,
+            ..ROOM
+        };
+        heartbeat.enters_room(room, &"y".repeat(NAME_BYTES_MAX + 1));
+        let name = heartbeat.room_name();
+        assert!(!name.whole && name.name == "y".repeat(NAME_BYTES_MAX));
     }
 }

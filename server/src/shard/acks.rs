@@ -1,11 +1,12 @@
 //! What waits for the log: frames that would tell a client that its own content is safe, released
 //! in arrival order once the log has reached them.
 
-use super::stream::Stream;
+use super::stream::Answer;
 use super::types::{ConnId, ShardId};
 use collabblocks_storage_engine::RoomId;
 use collabblocks_wal::Lsn;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// To whom released frames go.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub enum To {
     /// One connection: the answer to its sync request.
     Answer(ConnId),
     /// One connection: that answer, in slices.
-    Stream(ConnId, Stream),
+    Stream(ConnId, Rc<Answer>),
     /// All sessions of a room but the one that wrote it.
     Room(RoomId, ConnId),
     /// All sessions of a room on another core, in the place of what they missed.

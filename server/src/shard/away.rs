@@ -8,6 +8,7 @@ use super::effect::{Effect, Effects};
 use super::mail::{Item, Letter};
 use super::presence;
 use super::room::Room;
+use super::stream::Stream;
 use super::types::{ConnId, Instant, ShardId};
 use crate::dialect::lib0::write_uint;
 use crate::dialect::{BadFrame, Command, y_websocket};
@@ -215,7 +216,7 @@ impl Shard {
         }
     }
 
-    fn home_of(&mut self, room_id: RoomId) -> ShardId {
+    pub(super) fn home_of(&mut self, room_id: RoomId) -> ShardId {
         let away = self.away.get(room_id);
         away.expect("a session's room is kept").home
     }
@@ -383,6 +384,7 @@ impl Shard {
             }
             Item::Attach { conn, room, name } => self.on_attach(now, from, *conn, *room, name),
             Item::Leave { .. }
+            | Item::Streamed { .. }
             | Item::Update { .. }
             | Item::Presence { .. }
             | Item::Ask { .. }
@@ -412,27 +414,30 @@ impl Shard {
                     self.list(*conn);
                 }
             }
-            Item::Stream { conn, stream, at } => {
+            Item::Stream { conn, messages, at } => {
                 if let Some(session) = self.answered(*conn, *at) {
-                    session.stream = Some(stream.clone());
+                    session.stream = Some(Stream::of(messages.clone()));
+                    self.streams += 1;
                     self.go_on_streaming(*conn);
                 }
             }
             Item::Close {
                 conn,
                 bytes: range,
-                flush,
+                goodbye,
             } => {
-                if let Some(connection) = self.touch(*conn)
-                    && let Stage::Session(session) = &mut connection.stage
-                {
-                    // The home knows it no longer.
-                    session.guest = None;
-                    connection.out.extend_from_slice(&bytes[range.clone()]);
-                    self.leave(now, *conn);
-                    if let Some(connection) = self.connection(*conn) {
-                        connection.stage = Stage::Closing { flush: *flush };
-                    }
+                let Some(connection) = self.touch(*conn) else {
+                    return;
+                };
+                let Some(session) = connection.session() else {
+                    return;
+                };
+                // The home knows it no longer.
+                session.guest = None;
+                connection.out.extend_from_slice(&bytes[range.clone()]);
+                match goodbye {
+                    Some((code, reason)) => self.close(now, *conn, *code, reason, true),
+                    None => self.give_up(now, *conn),
                 }
             }
             Item::Turn {

@@ -2,6 +2,7 @@
 
 use super::pace::Pace;
 use super::types::ShardId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A shard's settings.
@@ -15,6 +16,8 @@ pub struct ShardConfig {
     pub strict: bool,
     /// Who may connect.
     pub access: Access,
+    /// Rooms that are not opened: each held its core before.
+    pub quarantine: BTreeSet<String>,
     /// Bounds on what clients may do.
     pub limits: SessionLimits,
     /// Bounds on what they send.
@@ -63,7 +66,7 @@ pub struct SessionLimits {
     pub queue_soft_bytes: usize,
     /// Bytes waiting for one connection before it is closed.
     pub queue_hard_bytes: usize,
-    /// Time for a connection that is behind to take anything before it is closed.
+    /// Time for a connection whose socket holds bytes back to take some before it is closed.
     pub slow_reader_timeout: Duration,
     /// Messages of one session kept while its room loads.
     pub load_queue_commands_max: usize,
@@ -79,6 +82,9 @@ pub struct SessionLimits {
     pub ping: Duration,
     /// Bytes of a sync answer in one slice.
     pub slice_bytes: usize,
+    /// Bytes of distinct large answers under way: once they are so many, further ones wait until some
+    /// have gone out.
+    pub answer_bytes_max: usize,
 }
 
 impl Default for SessionLimits {
@@ -106,6 +112,7 @@ impl Default for SessionLimits {
             keepalive: Duration::from_secs(20),
             ping: Duration::from_secs(30),
             slice_bytes: 256 << 10,
+            answer_bytes_max: 128 << 20,
         }
     }
 }

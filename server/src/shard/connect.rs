@@ -131,17 +131,23 @@ impl Shard {
         let limits = &self.config.limits;
         let refused = if room.is_empty() {
             Some((
+                "room_name",
                 4400,
                 "the room name is empty: put it in the path, as in ws://host/my-room",
             ))
         } else if room.len() > limits.room_name_bytes_max {
-            Some((4400, "the room name is longer than room_name_bytes_max"))
+            let reason = "the room name is longer than room_name_bytes_max";
+            Some(("room_name", 4400, reason))
+        } else if self.config.quarantine.contains(room) {
+            let reason =
+                "the room stopped the server before and is closed until an operator releases it";
+            Some(("quarantine", 1011, reason))
         } else {
             None
         };
         // The engine gives a session something to be; a refused one never gets that far.
-        if let Some((code, reason)) = refused {
-            self.count_refused("room_name");
+        if let Some((label, code, reason)) = refused {
+            self.count_refused(label);
             let connection = self.touch(id).expect("still there");
             crate::edge::websocket::close(code, reason, &mut connection.out);
             connection.stage = Stage::Closing { flush: true };

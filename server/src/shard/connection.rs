@@ -25,7 +25,7 @@ pub enum Stage {
 pub struct Connection {
     /// Which use of its slot this is.
     pub generation: u32,
-    /// The socket holds back bytes since then; nothing is sent meanwhile.
+    /// The socket holds back bytes, and has taken none since then; nothing is sent meanwhile.
     pub blocked_since: Option<Instant>,
     /// On the shard's list of connections to flush.
     pub touched: bool,
@@ -90,6 +90,8 @@ pub struct Session {
     pub presence_paid: Instant,
     /// It is not read while nothing can be told to the room's home.
     pub unread: bool,
+    /// On the shard's list of sessions whose answer waits for its turn.
+    pub waiting: bool,
 }
 
 /// What a session is to be told. However often it asks within a turn, it is told once.
@@ -144,6 +146,44 @@ impl Connection {
         }
     }
 
+    /// Appends control frames: they may go between the slices of a message.
+    pub fn control(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Stage::Session(session) = &mut self.stage
+            && let Some(stream) = session.stream.as_mut().filter(|s| s.is_in_message())
+        {
+            return write(&mut stream.control);
+        }
+        let before = self.out.len();
+        write(&mut self.out);
+        self.out_control += self.out.len() - before;
+    }
+
+    /// Appends a close frame, the last one. Of a message that has begun no more goes, and to a socket
+    /// that holds back bytes nothing but this.
+    pub fn last_words(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.blocked_since.is_some() {
+            self.out = Vec::new();
+            self.out_control = 0;
+            return write(&mut self.out);
+        }
+        if let Stage::Session(session) = &mut self.stage
+            && let Some(stream) = session.stream.as_mut().filter(|s| s.is_in_message())
+        {
+            self.out = std::mem::take(&mut stream.control);
+            self.out_control = self.out.len();
+        }
+        write(&mut self.out);
+    }
+
+    /// Bytes that wait for the socket.
+    pub fn waiting_bytes(&self) -> usize {
+        let control = match &self.stage {
+            Stage::Session(session) => session.stream.as_ref().map_or(0, |s| s.control.len()),
+            _ => 0,
+        };
+        self.unsent_bytes + self.out.len() + control
+    }
+
     /// Its session, if it is one.
     pub fn session(&mut self) -> Option<&mut Session> {
         match &mut self.stage {
@@ -176,6 +216,7 @@ impl Session {
             late: Vec::new(),
             presence_paid: Instant(0),
             unread: false,
+            waiting: false,
         }
     }
 

@@ -20,7 +20,8 @@ pub struct Effects {
 #[derive(Debug)]
 pub enum Effect {
     /// Send `frames[range]`. At most one for each connection and turn. What the socket does not take
-    /// at once is kept by the runtime and reported with [`super::Event::Blocked`].
+    /// at once is kept by the runtime and reported with [`super::Event::Blocked`]. To a blocked
+    /// connection only right before [`Effect::Close`]: it goes after what is unsent.
     Send {
         /// To whom.
         conn: ConnId,
@@ -74,7 +75,12 @@ pub enum Effect {
         mail: Mail,
     },
     /// Write and sync a batch of the log, then [`super::Event::LogWritten`]. At most one at a time.
-    WriteLog(WriteJob),
+    WriteLog {
+        /// The batch.
+        job: WriteJob,
+        /// Its end may be noticed later, with what else wakes the core.
+        lazy: bool,
+    },
     /// Blocking work for a file-worker thread, then [`super::Event::JobDone`].
     RunJob(Job),
     /// Call [`super::Event::Timer`] at this time; replaces the time set before.

@@ -37,7 +37,9 @@ pub enum Event<'a> {
         bytes: &'a mut [u8],
     },
     /// The socket did not take all of a [`super::Effect::Send`]. The runtime keeps the rest and goes
-    /// on sending it; until [`Event::Drained`] the shard sends nothing more to this connection.
+    /// on sending it; until [`Event::Drained`] the shard sends nothing more to this connection, but
+    /// what it says when it closes it. Comes again with fewer bytes as the socket takes them, now and
+    /// then: each time another sixteenth has gone, at least 128 KiB.
     Blocked {
         /// Whose.
         conn: ConnId,

@@ -66,12 +66,12 @@ impl Shard {
         let next = self.engine.poll(now.0, &mut requests);
         for request in requests.drain(..) {
             effects.list.push(match request {
-                Request::Write(job) => {
+                Request::Write { job, lazy } => {
                     self.write_began = now;
                     self.stats
                         .batch_bytes
                         .saturating_record(job.buffer.as_slice().len() as u64);
-                    Effect::WriteLog(job)
+                    Effect::WriteLog { job, lazy }
                 }
                 Request::Job(job) => Effect::RunJob(job),
             });
@@ -129,7 +129,7 @@ impl Shard {
                 }
                 let control = connection.out_control;
                 let range = if std::mem::take(&mut session.wrote) {
-                    let own = own_range(connection, effects);
+                    let own = own_range(connection, effects).0;
                     for range in room.turn.ranges_without(id) {
                         effects
                             .frames
@@ -140,7 +140,7 @@ impl Shard {
                 } else if connection.out.is_empty() {
                     all.clone()
                 } else {
-                    let own = own_range(connection, effects);
+                    let own = own_range(connection, effects).0;
                     effects.frames.extend_from_within(all.clone());
                     own.start..effects.frames.len()
                 };
@@ -173,12 +173,17 @@ impl Shard {
             };
             connection.touched = false;
             let blocked = connection.blocked_since.is_some();
-            if !blocked && !connection.out.is_empty() {
+            let streams = connection.session().is_some_and(|s| s.stream.is_some());
+            let says_goodbye = matches!(connection.stage, Stage::Closing { flush: true });
+            if blocked && !says_goodbye {
+                if connection.waiting_bytes() > hard {
+                    self.give_up(now, id);
+                }
+            } else if streams || !connection.out.is_empty() {
                 let connection = self.connections[id.slot as usize]
                     .as_mut()
                     .expect("just found");
-                let control = connection.out_control;
-                let range = own_range(connection, effects);
+                let (range, control) = own_range(connection, effects);
                 send(
                     connection,
                     id,
@@ -188,8 +193,9 @@ impl Shard {
                     effects,
                     &mut self.stats,
                 );
-            } else if blocked && connection.out.len() + connection.unsent_bytes > hard {
-                self.give_up(now, id);
+                if streams {
+                    self.end_stream(id);
+                }
             }
             if let Some(Connection {
                 stage: Stage::Closing { flush },
@@ -225,8 +231,10 @@ impl Shard {
 
     fn set_timer(&mut self, now: Instant, storage: Option<u64>, effects: &mut Effects) {
         self.frames_peak = self.frames_peak.max(effects.frames.len());
-        let streams = (!self.streaming.is_empty() || !self.wanting.is_empty()).then_some(now);
         let post = self.post.next(now);
+        let goes_on =
+            !self.streaming.is_empty() || !self.wanting.is_empty() || self.may_answer_waiting();
+        let streams = goes_on.then_some(now);
         let late_touch = (!self.touched.is_empty() || !self.dirty.is_empty()).then_some(now);
         let closing = (self.drain == Drain::Flushed).then_some(now);
         let next = [
@@ -241,8 +249,9 @@ impl Shard {
         .into_iter()
         .flatten()
         .min();
+        // Also to a later time: a timer that nobody needs any more would wake the core for nothing.
         if let Some(at) = next
-            && self.timer.is_none_or(|set| at < set)
+            && self.timer != Some(at)
         {
             self.timer = Some(at);
             effects.list.push(Effect::SetTimer(at));
@@ -250,14 +259,33 @@ impl Shard {
     }
 }
 
-/// Moves a connection's own frames into the turn's.
-fn own_range(connection: &mut Connection, effects: &mut Effects) -> Range<usize> {
+/// Moves a connection's own frames into the turn's, and what its large answer was granted. Also: how
+/// many bytes of it are control frames.
+fn own_range(connection: &mut Connection, effects: &mut Effects) -> (Range<usize>, usize) {
     let start = effects.frames.len();
+    let mut control = 0;
+    let mut stream = match &mut connection.stage {
+        Stage::Session(session) => session.stream.as_mut(),
+        _ => None,
+    };
+    if let Some(stream) = stream.as_mut().filter(|s| s.is_in_message()) {
+        // What else there is comes after the message.
+        control += stream.control.len();
+        effects.frames.append(&mut stream.control);
+        stream.write(&mut effects.frames);
+        if stream.is_in_message() {
+            return (start..effects.frames.len(), control);
+        }
+    }
     effects.frames.extend_from_slice(&connection.out);
+    control += connection.out_control;
     // Idle connections hold no buffer.
     connection.out = Vec::new();
     connection.out_control = 0;
-    start..effects.frames.len()
+    if let Some(stream) = stream {
+        stream.write(&mut effects.frames);
+    }
+    (start..effects.frames.len(), control)
 }
 
 /// `control` bytes of the range are control frames.

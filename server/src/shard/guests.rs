@@ -2,8 +2,9 @@
 //! a guest is a session like any other, but that what it is told goes out by mail.
 
 use super::connection::{Connection, Stage};
-use super::stream::Stream;
+use super::stream::Messages;
 use super::types::{ConnId, ShardId};
+use std::sync::Arc;
 
 /// Set in the slot of a guest's id: runtimes number their connections below.
 const GUEST: u32 = 1 << 31;
@@ -27,7 +28,9 @@ pub struct Guest {
     /// The answer is in `out`.
     pub answered: bool,
     /// The answer, if it is large.
-    pub stream: Option<Stream>,
+    pub stream: Option<Arc<Messages>>,
+    /// The code and the reason it is closed with.
+    pub goodbye: Option<(u16, Box<str>)>,
 }
 
 #[derive(Debug, Default)]

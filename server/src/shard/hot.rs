@@ -9,6 +9,7 @@ use super::mail::{Item, Post};
 use super::marks::Marks;
 use super::room::{Room, TurnFrame};
 use super::session::EMPTY_UPDATE;
+use super::stream::Answer;
 use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
@@ -82,6 +83,7 @@ impl Shard {
             answer_at: 0,
             answered: false,
             stream: None,
+            goodbye: None,
         });
         let (room_id, status) = self.enter(now, id, name);
         let room = self.room(room_id);
@@ -114,15 +116,14 @@ impl Shard {
     }
 
     fn turn_away(&mut self, core: ShardId, conn: ConnId) {
-        self.scratch.clear();
-        crate::edge::websocket::close(1012, RESTARTS, &mut self.scratch);
-        let letter = &mut self.post.lane(core).letter;
-        let bytes = letter.put(&self.scratch);
-        letter.items.push(Item::Close {
+        let goodbye = Some((1012, RESTARTS.into()));
+        let bytes = 0..0;
+        let item = Item::Close {
             conn,
             bytes,
-            flush: true,
-        });
+            goodbye,
+        };
+        self.post.push(core, item);
     }
 
     /// Whether the room has become hot, or no longer is; the other cores are told.
@@ -231,6 +232,15 @@ impl Shard {
                 }
                 return;
             }
+            Item::Streamed { guest } => {
+                if let Some(session) = self.session(*guest)
+                    && session.stream.take().is_some()
+                {
+                    self.streams -= 1;
+                    self.list(*guest);
+                }
+                return;
+            }
             // Not acknowledged, so the client sends it again where it reconnects.
             _ if self.drain != Drain::No => return,
             _ => {}
@@ -282,6 +292,28 @@ impl Shard {
         }
     }
 
+    /// A large answer goes out at the pace of a guest's socket, from where that is. It counts here
+    /// until it has.
+    pub(super) fn stream_far(&mut self, id: ConnId, answer: &Answer) {
+        self.guests.touch(id);
+        if let Some(guest) = self.guests.get_mut(id) {
+            guest.stream = Some(answer.messages());
+        }
+    }
+
+    /// Closes a guest: it leaves at once, its core says so to the client.
+    pub(super) fn close_guest(&mut self, now: Instant, id: ConnId, code: u16, reason: &str) {
+        let there = self.guests.touch(id);
+        if there.is_none_or(|connection| matches!(connection.stage, Stage::Closing { .. })) {
+            return;
+        }
+        self.leave(now, id);
+        if let Some(guest) = self.guests.get_mut(id) {
+            guest.goodbye = Some((code, reason.into()));
+            guest.connection.stage = Stage::Closing { flush: true };
+        }
+    }
+
     /// Puts what the turn has for single guests into the letters, before the rooms' frames: who is
     /// closed is to hear nothing of those.
     pub(super) fn flush_guests(&mut self, now: Instant) {
@@ -299,15 +331,15 @@ impl Shard {
         };
         let lane = self.post.lane(guest.core);
         let connection = &mut guest.connection;
-        if let Stage::Closing { flush } = connection.stage {
-            let out = if flush {
-                connection.out.as_slice()
-            } else {
-                &[]
-            };
-            let bytes = lane.letter.put(out);
-            let conn = guest.conn;
-            lane.letter.items.push(Item::Close { conn, bytes, flush });
+        if matches!(connection.stage, Stage::Closing { .. }) {
+            let goodbye = guest.goodbye.take();
+            let out = connection.out.as_slice();
+            let bytes = lane.letter.put(if goodbye.is_some() { out } else { &[] });
+            lane.letter.items.push(Item::Close {
+                conn: guest.conn,
+                bytes,
+                goodbye,
+            });
             self.guests.remove(id);
             return false;
         }
@@ -328,8 +360,9 @@ impl Shard {
         if std::mem::take(&mut guest.answered) {
             lane.letter.items.push(Item::Answered { conn, at });
         }
-        if let Some(stream) = guest.stream.take() {
-            lane.letter.items.push(Item::Stream { conn, stream, at });
+        if let Some(messages) = guest.stream.take() {
+            let item = Item::Stream { conn, messages, at };
+            lane.letter.items.push(item);
         }
         false
     }
@@ -403,18 +436,19 @@ impl Shard {
         core.answering = true;
         let (told, their_room) = (core.told, core.room);
         let vector: Box<[u8]> = hot.marks.before(told).into();
-        let mut diff = Vec::new();
-        if let Err(refusal) = self.engine.diff(room_id, &vector, &mut diff) {
-            // The room cannot be read: its sessions there may try again later.
-            let guests = self.room(room_id).hot.as_ref();
-            let guests = guests.expect("a core of its is behind").guests.clone();
-            for id in guests {
-                if self.guests.get(id).is_some_and(|guest| guest.core == shard) {
-                    self.on_refusal(now, id, &refusal);
+        let diff = match self.engine.diff(room_id, &vector) {
+            Ok(diff) => diff,
+            Err(refusal) => {
+                // The room cannot be read: its sessions there may try again later.
+                let guests = self.room(room_id).guests().to_vec();
+                for id in guests {
+                    if self.guests.get(id).is_some_and(|guest| guest.core == shard) {
+                        self.on_refusal(now, id, &refusal);
+                    }
                 }
+                return;
             }
-            return;
-        }
+        };
         let mut frame = Vec::with_capacity(diff.len() + 16);
         y_websocket::update(&diff, &mut frame);
         let to = To::Core {

@@ -5,10 +5,11 @@
 use super::effect::{Effect, Effects};
 use super::event::Mail;
 use super::room::TurnFrame;
-use super::stream::Stream;
+use super::stream::Messages;
 use super::types::{ConnId, Instant, ShardId};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time between two tries to deliver a letter.
@@ -50,6 +51,8 @@ pub(super) enum Item {
     Ask { guest: ConnId, bytes: Range<usize> },
     /// It lacks all from this stream offset on. Answered like `Ask`.
     CatchUp { guest: ConnId, from: u64 },
+    /// It has got all of a `Stream`.
+    Streamed { guest: ConnId },
 
     /// From the home: the session is in.
     Live {
@@ -66,14 +69,15 @@ pub(super) enum Item {
     /// The answer is large; its slices are shared.
     Stream {
         conn: ConnId,
-        stream: Stream,
+        messages: Arc<Messages>,
         at: u64,
     },
-    /// The session is to be closed, after these frames.
+    /// The session is to be closed with a code and a reason, after these frames; without a word if it
+    /// has none.
     Close {
         conn: ConnId,
         bytes: Range<usize>,
-        flush: bool,
+        goodbye: Option<(u16, Box<str>)>,
     },
     /// A room's document frames, from this stream offset on. Authors are of the receiving core.
     Turn {

@@ -31,6 +31,7 @@ pub use pace::Pace;
 pub use stats::{RuntimeStats, Stats};
 pub use types::{ConnId, Instant, ShardId};
 
+use crate::edge::websocket;
 use acks::Acks;
 use away::{Away, is_away};
 use collabblocks_storage_engine::{Engine, Notice, RoomId};
@@ -61,8 +62,16 @@ pub struct Shard {
     dirty: Vec<RoomId>,
     /// Connections with slices of a large answer to go.
     streaming: Vec<ConnId>,
+    /// Connections that are getting a large answer.
+    streams: usize,
+    /// Large answers.
+    answers: stream::Answers,
+    /// Bytes of them that may still be made in this turn.
+    answer_bytes_left: usize,
     /// Sessions that are to be told what they want.
     wanting: Vec<ConnId>,
+    /// Sessions whose answer waits for its turn, first come first.
+    waiting: Vec<ConnId>,
     /// Bytes of half-sent messages of all connections.
     half_read_bytes: usize,
     /// Bytes of frames that recent turns had, at most.
@@ -107,7 +116,11 @@ impl Shard {
             touched: Vec::new(),
             dirty: Vec::new(),
             streaming: Vec::new(),
+            streams: 0,
+            answers: stream::Answers::default(),
+            answer_bytes_left: 0,
             wanting: Vec::new(),
+            waiting: Vec::new(),
             half_read_bytes: 0,
             frames_peak: 0,
             sweep: sweep::Sweep::default(),
@@ -206,6 +219,8 @@ impl Shard {
                 stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();
                 stats.sessions_behind += self.away.behind() as u64;
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
+                stats.answer_bytes = self.answers.alive_bytes() as u64;
+                stats.answers_waiting = self.waiting.len() as u64;
                 effects
                     .list
                     .push(Effect::Reply(ControlReply::Stats { id, stats }));
@@ -292,12 +307,15 @@ impl Shard {
     /// Closes a connection at the end of the turn, with a close frame if it is a WebSocket already.
     /// A session leaves its room at once.
     fn close(&mut self, now: Instant, id: ConnId, code: u16, reason: &str, flush: bool) {
+        if is_guest(id) {
+            return self.close_guest(now, id, code, reason);
+        }
         let Some(connection) = self.touch(id) else {
             return;
         };
         match &connection.stage {
             Stage::Closing { .. } => return,
-            Stage::Session(_) => crate::edge::websocket::close(code, reason, &mut connection.out),
+            Stage::Session(_) => connection.last_words(|out| websocket::close(code, reason, out)),
             Stage::Head(_) => {}
         }
         self.leave(now, id);
@@ -342,8 +360,10 @@ impl Shard {
         let index = session.index;
         let live = session.loading.is_none();
         let behind = session.behind.is_some();
+        let streams = session.stream.is_some();
         let clients = std::mem::take(&mut session.clients);
         let guest = session.guest.take();
+        self.streams -= usize::from(streams);
         self.take_off_list(id, room_id, index, live);
         if behind {
             self.room(room_id).caught_up();

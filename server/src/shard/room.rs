@@ -3,10 +3,10 @@
 
 use super::hot::Hot;
 use super::presence::Presence;
+use super::stream::Answered;
 use super::types::{ConnId, Instant};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
-use std::sync::Weak;
 
 /// One frame of a turn.
 #[derive(Debug)]
@@ -115,15 +115,6 @@ impl Backlog {
     }
 }
 
-/// A room's whole state in slices, while somebody is still getting them.
-#[derive(Debug)]
-pub struct WholeState {
-    /// The room's sequence number that it is of.
-    pub seq: u64,
-    /// The slices.
-    pub slices: Weak<[Box<[u8]>]>,
-}
-
 /// A room with sessions. Lives on its home shard.
 #[derive(Debug)]
 pub struct Room {
@@ -146,8 +137,8 @@ pub struct Room {
     backlog: Option<Box<Backlog>>,
     /// Updates that the document has and that are relayed only once they are durable.
     pub held: usize,
-    /// The slices of the room's whole state, while somebody is still getting them.
-    pub whole_state: Option<WholeState>,
+    /// Large answers that were given lately.
+    pub answers: Vec<Answered>,
     /// While it is hot, or has sessions of other cores.
     pub hot: Option<Box<Hot>>,
     /// When its sessions were told something last.
@@ -170,7 +161,7 @@ impl Room {
             behind: 0,
             backlog: None,
             held,
-            whole_state: None,
+            answers: Vec::new(),
             hot: None,
             flushed_at: Instant(0),
             paced: false,

@@ -7,6 +7,7 @@ use super::effect::{Effect, Effects};
 use super::guests::is_guest;
 use super::pace::Late;
 use super::presence::{Verdict, removal};
+use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::{BadFrame, Command, y_websocket};
@@ -112,9 +113,7 @@ impl Shard {
             }
             Message::Ping(payload) => {
                 if let Some(connection) = self.touch(id) {
-                    let before = connection.out.len();
-                    websocket::pong(payload, &mut connection.out);
-                    connection.out_control += connection.out.len() - before;
+                    connection.control(|out| websocket::pong(payload, out));
                 }
             }
             Message::Pong => {}
@@ -404,17 +403,6 @@ impl Shard {
                         guest.answered = true;
                     }
                 }
-                To::Stream(id, stream) if is_guest(id) => {
-                    if self.touch(id).is_some()
-                        && let Some(session) = self.session(id)
-                    {
-                        session.answering = false;
-                        self.list(id);
-                    }
-                    if let Some(guest) = self.guests.get_mut(id) {
-                        guest.stream = Some(stream);
-                    }
-                }
                 To::Core {
                     room,
                     shard,
@@ -423,11 +411,16 @@ impl Shard {
                 } => {
                     self.core_answered(room, shard, their_room, at, |out| bytes.append_to(out));
                 }
-                To::Stream(id, stream) => {
+                To::Stream(id, answer) => {
                     if let Some(session) = self.session(id) {
                         session.answering = false;
-                        session.stream = Some(stream);
-                        self.go_on_streaming(id);
+                        session.stream = Some(Stream::new(answer.clone()));
+                        self.streams += 1;
+                        if is_guest(id) {
+                            self.stream_far(id, &answer);
+                        } else {
+                            self.go_on_streaming(id);
+                        }
                     }
                 }
                 To::Room(room_id, author) => {

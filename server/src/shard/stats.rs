@@ -66,6 +66,10 @@ pub struct Stats {
     pub send_bytes: u64,
     /// Bytes of frames that wait for the log now.
     pub ack_queue_bytes: u64,
+    /// Bytes of large answers that are being sent, or kept for who asks the same, now.
+    pub answer_bytes: u64,
+    /// Sessions whose answer waits for others to have got theirs, now.
+    pub answers_waiting: u64,
     /// What was refused or closed, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Nanoseconds from handing a batch to the disk until it was durable.
@@ -99,6 +103,8 @@ impl Default for Stats {
             sends: 0,
             send_bytes: 0,
             ack_queue_bytes: 0,
+            answer_bytes: 0,
+            answers_waiting: 0,
             refused: BTreeMap::new(),
             commit_ns: histogram(100_000_000_000),
             batch_bytes: histogram(1 << 30),

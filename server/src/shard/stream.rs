@@ -1,30 +1,309 @@
-//! A large answer on its way in slices, so that no turn is held by it and the socket's pace, not
-//! memory, bounds it. Many joiners of the same state share the slices, on whatever core they are.
+//! Large answers: one copy for all who are to get the same, a position for each of them. They go out
+//! in slices, so that no turn is held by one and the socket's pace, not memory, bounds it.
 
+use super::types::Instant;
+use crate::dialect::y_websocket;
+use crate::edge::websocket;
+use collabblocks_storage_engine::split_update;
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Slices of whole frames, and how far one connection has come in them.
+/// Answers that were given lately are kept for those who ask the same, up to so many bytes.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// The bytes of an answer. They never change, and may be sent by several cores.
+#[derive(Debug)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    /// Where each message ends.
+    ends: Vec<usize>,
+}
+
+/// Messages that make up an answer, counted while they live.
+#[derive(Debug)]
+pub struct Answer {
+    messages: Arc<Messages>,
+    alive: Rc<Cell<usize>>,
+}
+
+impl Answer {
+    /// Its bytes, for another core: they are counted here as long as the answer is held here.
+    pub fn messages(&self) -> Arc<Messages> {
+        self.messages.clone()
+    }
+
+    fn size(&self) -> usize {
+        self.messages.bytes.capacity()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.alive.set(self.alive.get() - self.size());
+    }
+}
+
+/// What a room answered to a state vector. Its bytes live as long as somebody is getting them, and a
+/// while after.
+#[derive(Debug)]
+pub struct Answered {
+    /// The room's sequence number.
+    pub seq: u64,
+    /// The state vector, as far as the room has it.
+    pub vector: Box<[u8]>,
+    answer: Weak<Answer>,
+}
+
+impl Answered {
+    /// The answer, if it still lives.
+    pub fn answer(&self) -> Option<Rc<Answer>> {
+        self.answer.upgrade()
+    }
+
+    /// Whether it can be given again at this sequence number.
+    pub fn lives(&self, seq: u64) -> bool {
+        self.seq == seq && self.answer.strong_count() > 0
+    }
+}
+
+/// All answers of a shard.
+#[derive(Debug, Default)]
+pub struct Answers {
+    alive: Rc<Cell<usize>>,
+    /// Given since the last call of [`Answers::grow_old`], and before it.
+    kept: [Vec<Rc<Answer>>; 2],
+    kept_bytes: usize,
+}
+
+impl Answers {
+    /// A diff as messages of about `bytes_max`: updates in causal order, closed by an empty step 2,
+    /// which is what makes a client say that it is synced. One that cannot be split is one step 2.
+    pub fn make(&mut self, diff: Vec<u8>, bytes_max: usize) -> Rc<Answer> {
+        let parts = if diff.len() > bytes_max {
+            split_update(&diff, bytes_max)
+        } else {
+            Vec::new()
+        };
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        if parts.len() > 1 {
+            drop(diff);
+            let room = |part: &Vec<u8>| part.len() + y_websocket::SYNC_BYTES_MAX;
+            bytes
+                .reserve_exact(parts.iter().map(room).sum::<usize>() + y_websocket::SYNC_BYTES_MAX);
+            for part in parts {
+                y_websocket::update_message(&part, &mut bytes);
+                ends.push(bytes.len());
+            }
+            y_websocket::reply_message(super::session::EMPTY_UPDATE, &mut bytes);
+        } else {
+            drop(parts);
+            bytes.reserve_exact(diff.len() + y_websocket::SYNC_BYTES_MAX);
+            y_websocket::reply_message(&diff, &mut bytes);
+        }
+        ends.push(bytes.len());
+        self.alive.set(self.alive.get() + bytes.capacity());
+        let alive = self.alive.clone();
+        let messages = Arc::new(Messages { bytes, ends });
+        Rc::new(Answer { messages, alive })
+    }
+
+    /// Keeps an answer for those who ask the same soon, and gives a note of it.
+    pub fn keep(&mut self, answer: &Rc<Answer>, seq: u64, vector: &[u8]) -> Answered {
+        let bytes = answer.size();
+        if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
+            self.kept_bytes += bytes;
+            self.kept[0].push(answer.clone());
+        }
+        Answered {
+            seq,
+            vector: vector.into(),
+            answer: Rc::downgrade(answer),
+        }
+    }
+
+    /// Lets go of the older half of what is kept.
+    pub fn grow_old(&mut self) {
+        for answer in self.kept[1].drain(..) {
+            self.kept_bytes -= answer.size();
+        }
+        self.kept.swap(0, 1);
+    }
+
+    /// Lets go of all that is kept.
+    pub fn forget(&mut self) {
+        self.grow_old();
+        self.grow_old();
+    }
+
+    /// Whether one more may be made: answers that are only kept give way.
+    pub fn has_room(&mut self, bytes_max: usize) -> bool {
+        if self.alive.get() >= bytes_max && self.kept_bytes > 0 {
+            self.forget();
+        }
+        self.alive.get() < bytes_max
+    }
+
+    /// Bytes of all that live.
+    pub fn alive_bytes(&self) -> usize {
+        self.alive.get()
+    }
+}
+
+/// How far one connection has come in an answer.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    slices: Arc<[Box<[u8]>]>,
-    next: usize,
+    messages: Arc<Messages>,
+    /// Counted here, unless it is of another core.
+    _answer: Option<Rc<Answer>>,
+    /// The message, and the bytes of the answer that went.
+    message: usize,
+    at: usize,
+    /// Bytes that may go in this turn.
+    pub granted: usize,
+    /// Control frames to go between two slices of a message.
+    pub control: Vec<u8>,
+    /// Where it stood when its progress was looked at last, and when.
+    looked_at: Option<(usize, Instant)>,
 }
 
 impl Stream {
-    /// From the first slice on.
-    pub fn new(slices: Arc<[Box<[u8]>]>) -> Self {
-        Self { slices, next: 0 }
+    /// From the first message on.
+    pub fn new(answer: Rc<Answer>) -> Self {
+        Self {
+            _answer: Some(answer.clone()),
+            ..Self::of(answer.messages())
+        }
     }
 
-    /// The next slice; `None` at the end.
-    pub fn next_slice(&mut self) -> Option<&[u8]> {
-        let slice = self.slices.get(self.next)?;
-        self.next += 1;
-        Some(slice)
+    /// The same, of an answer that another core made and counts.
+    pub fn of(messages: Arc<Messages>) -> Self {
+        Self {
+            messages,
+            _answer: None,
+            message: 0,
+            at: 0,
+            granted: 0,
+            control: Vec::new(),
+            looked_at: None,
+        }
+    }
+
+    /// Whether a message has begun and not ended: only control frames may come in between.
+    pub fn is_in_message(&self) -> bool {
+        self.at > self.start()
+    }
+
+    /// Bytes that have not gone.
+    pub fn left(&self) -> usize {
+        self.messages.bytes.len() - self.at
+    }
+
+    /// Whether less than a `part`th of it has gone in a time of `limit`.
+    pub fn drags(&mut self, now: Instant, limit: Duration, part: usize) -> bool {
+        match self.looked_at {
+            Some((at, since)) if self.at - at < self.messages.bytes.len() / part => {
+                now.0.saturating_sub(since.0) > limit.as_nanos() as u64
+            }
+            _ => {
+                self.looked_at = Some((self.at, now));
+                false
+            }
+        }
     }
 
     /// Whether nothing is left.
     pub fn is_done(&self) -> bool {
-        self.next >= self.slices.len()
+        self.left() == 0
+    }
+
+    fn start(&self) -> usize {
+        match self.message {
+            0 => 0,
+            message => self.messages.ends[message - 1],
+        }
+    }
+
+    /// Appends what was granted, as frames.
+    pub fn write(&mut self, out: &mut Vec<u8>) {
+        while self.granted > 0 && !self.is_done() {
+            let Range { start, end } = self.start()..self.messages.ends[self.message];
+            let slice = self.at..end.min(self.at + self.granted);
+            let first = slice.start == start;
+            websocket::fragment_header(first, slice.end == end, slice.len(), out);
+            out.extend_from_slice(&self.messages.bytes[slice.clone()]);
+            self.granted -= slice.len();
+            self.at = slice.end;
+            if self.at == end {
+                self.message += 1;
+            }
+        }
+        self.granted = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(answers: &mut Answers, ends: &[usize]) -> Rc<Answer> {
+        let bytes: Vec<u8> = (0..*ends.last().unwrap()).map(|at| at as u8).collect();
+        answers.alive.set(answers.alive.get() + bytes.capacity());
+        let ends = ends.to_vec();
+        Rc::new(Answer {
+            messages: Arc::new(Messages { bytes, ends }),
+            alive: answers.alive.clone(),
+        })
+    }
+
+    #[test]
+    fn slices_make_up_the_messages() {
+        let mut answers = Answers::default();
+        let answer = answer(&mut answers, &[5, 6, 30]);
+        for granted in 1..40 {
+            let mut stream = Stream::new(answer.clone());
+            let (mut messages, mut message) = (Vec::new(), Vec::new());
+            while !stream.is_done() {
+                let mut out = Vec::new();
+                stream.granted = granted;
+                stream.write(&mut out);
+                let mut frames = out.as_slice();
+                while let [first, len, rest @ ..] = frames {
+                    assert_eq!(
+                        first & 0x0f == 2,
+                        message.is_empty(),
+                        "binary, then continued"
+                    );
+                    let (payload, rest) = rest.split_at(usize::from(*len));
+                    message.extend_from_slice(payload);
+                    if first & 0x80 != 0 {
+                        messages.push(std::mem::take(&mut message));
+                    }
+                    frames = rest;
+                }
+                assert_eq!(stream.is_in_message(), !message.is_empty());
+            }
+            assert_eq!(messages.concat(), answer.messages.bytes, "{granted}");
+            assert_eq!(
+                messages.iter().map(Vec::len).collect::<Vec<_>>(),
+                [5, 1, 24]
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_are_counted_while_they_live() {
+        let mut answers = Answers::default();
+        let one = answers.make(vec![7; 1000], 1 << 20);
+        assert!((1000..1100).contains(&answers.alive_bytes()));
+        let noted = answers.keep(&one, 3, &[0]);
+        assert!(noted.lives(3) && !noted.lives(4));
+        drop(one);
+        assert!(noted.lives(3), "kept for those who come after");
+        assert!(answers.has_room(1));
+        assert_eq!(answers.alive_bytes(), 0);
+        assert!(!noted.lives(3));
     }
 }

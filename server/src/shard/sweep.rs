@@ -14,6 +14,11 @@ const STEPS: usize = 20;
 /// Time between two steps.
 const STEP: Duration = Duration::from_millis(50);
 
+/// This part of a large answer must have gone within each `slow_reader_timeout`.
+const ANSWER_PART: usize = 16;
+/// The same while others wait for their answers to be made.
+const ANSWER_PART_WHEN_CONTENDED: usize = 4;
+
 /// Where the sweep stands.
 #[derive(Debug, Default)]
 pub struct Sweep {
@@ -66,7 +71,11 @@ impl Shard {
                 self.look_at(now, id);
             }
         }
+        if self.sweep.step == 0 {
+            self.answers.grow_old();
+        }
         if self.live == 0 {
+            self.answers.forget();
             self.connections = Vec::new();
             self.sweep = Sweep::default();
         } else {
@@ -76,10 +85,11 @@ impl Shard {
 
     fn look_at(&mut self, now: Instant, id: ConnId) {
         let limits = self.config.limits;
+        let contended = !self.waiting.is_empty();
         let Some(connection) = self.connection(id) else {
             return;
         };
-        match due(connection, now, &limits) {
+        match due(connection, now, &limits, contended) {
             Due::Nothing => {}
             Due::HeadTimeout => self.refuse(id, 408, "no whole request head arrived in time"),
             Due::LoadTimeout => {
@@ -100,9 +110,7 @@ impl Shard {
             Due::Ping => {
                 if let Some(connection) = self.touch(id) {
                     connection.pinged = true;
-                    let before = connection.out.len();
-                    websocket::ping(&mut connection.out);
-                    connection.out_control += connection.out.len() - before;
+                    connection.control(websocket::ping);
                 }
             }
             Due::Keepalive => {
@@ -114,10 +122,15 @@ impl Shard {
     }
 }
 
-fn due(connection: &Connection, now: Instant, limits: &super::SessionLimits) -> Due {
+fn due(
+    connection: &mut Connection,
+    now: Instant,
+    limits: &super::SessionLimits,
+    contended: bool,
+) -> Due {
     let over =
         |since: Instant, limit: Duration| now.0.saturating_sub(since.0) > limit.as_nanos() as u64;
-    match &connection.stage {
+    match &mut connection.stage {
         Stage::Closing { .. } => Due::Nothing,
         // Bytes that trickle in do not extend the time: `last_sent` is when it was accepted.
         Stage::Head(_) if over(connection.last_sent, limits.http_head_timeout) => Due::HeadTimeout,
@@ -127,9 +140,22 @@ fn due(connection: &Connection, now: Instant, limits: &super::SessionLimits) -> 
         {
             Due::LoadTimeout
         }
-        Stage::Session(_) => match connection.blocked_since {
+        Stage::Session(session) => match connection.blocked_since {
             Some(since) if over(since, limits.slow_reader_timeout) => Due::SlowReader,
-            Some(_) => Due::Nothing,
+            Some(_) => {
+                let part = if contended {
+                    ANSWER_PART_WHEN_CONTENDED
+                } else {
+                    ANSWER_PART
+                };
+                let limit = limits.slow_reader_timeout;
+                let stream = session.stream.as_mut();
+                if stream.is_some_and(|stream| stream.drags(now, limit, part)) {
+                    Due::SlowReader
+                } else {
+                    Due::Nothing
+                }
+            }
             None if over(connection.last_received, limits.ping * 2) => Due::Dead,
             None if !connection.pinged && over(connection.last_received, limits.ping) => Due::Ping,
             None if over(connection.last_sent, limits.keepalive) => Due::Keepalive,

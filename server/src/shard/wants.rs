@@ -6,18 +6,23 @@ use super::acks::To;
 use super::away::is_away;
 use super::connection::Behind;
 use super::guests::is_guest;
-use super::room::WholeState;
-use super::session::EMPTY_UPDATE;
-use super::stream::Stream;
+use super::mail::Item;
+use super::stream::Answer;
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
-use collabblocks_storage_engine::{RoomId, split_update};
-use std::sync::Arc;
+use collabblocks_storage_engine::RoomId;
+use std::rc::Rc;
 
-/// Bytes of large answers that all connections together get in a turn.
-const STREAM_BYTES_PER_TURN: usize = 8 << 20;
-/// Capacity that the buffer for diffs keeps.
-const SCRATCH_BYTES_KEPT: usize = 1 << 20;
+/// Bytes of large answers that are made in a turn, and that all connections together get in one: past
+/// it the others have their turn first.
+const ANSWER_BYTES_PER_TURN: usize = 8 << 20;
+/// Bytes of slices that all connections together are getting: with more connections the slices are
+/// smaller, down to [`SLICE_BYTES_MIN`].
+const SLICES_BYTES_MAX: usize = 64 << 20;
+/// Smallest slice, as far as the configured one is not smaller.
+const SLICE_BYTES_MIN: usize = 16 << 10;
+/// A larger answer is shared, and goes out at the socket's pace.
+const SMALL_ANSWER_BYTES_MAX: usize = 4 << 10;
 
 impl Shard {
     /// Puts a session on the list of those that are to be told what they want.
@@ -30,14 +35,32 @@ impl Shard {
         }
     }
 
-    /// Tells the sessions on the list what they want.
+    /// Tells the sessions on the list what they want, those first that have waited for it.
     pub(super) fn tell_wanting(&mut self, now: Instant) {
+        self.answer_bytes_left = ANSWER_BYTES_PER_TURN;
+        if self.may_answer_waiting() {
+            for id in std::mem::take(&mut self.waiting) {
+                if let Some(session) = self.session(id) {
+                    session.waiting = false;
+                    self.tell(now, id);
+                }
+            }
+        }
         let mut wanting = std::mem::take(&mut self.wanting);
         for id in wanting.drain(..) {
-            self.tell(now, id);
+            if let Some(session) = self.session(id) {
+                session.listed = false;
+                self.tell(now, id);
+            }
         }
         wanting.append(&mut self.wanting);
         self.wanting = wanting;
+    }
+
+    /// Whether there is a session that waited for its answer, and may have it now.
+    pub(super) fn may_answer_waiting(&mut self) -> bool {
+        let max = self.config.limits.answer_bytes_max;
+        !self.waiting.is_empty() && self.answers.has_room(max)
     }
 
     fn tell(&mut self, now: Instant, id: ConnId) {
@@ -48,15 +71,21 @@ impl Shard {
         let Some(session) = connection.session() else {
             return;
         };
-        session.listed = false;
         // It is put on the list again when it has drained, or when the answer under way is out.
         if blocked || !session.is_free() {
             return;
         }
         let room_id = session.room;
-        let wants = std::mem::take(&mut session.wants);
+        let mut wants = std::mem::take(&mut session.wants);
         if let Some(behind) = session.behind.take() {
-            self.catch_up(now, id, room_id, &behind);
+            // An answer to what it asked holds all that it missed.
+            let replays = wants.state.is_none();
+            if self.catch_up(id, room_id, &behind, replays) {
+            } else if replays && is_away(room_id) {
+                self.ask_home_from(id, room_id, behind.from);
+            } else {
+                wants.state.get_or_insert(behind.state_vector);
+            }
         }
         if wants.presence {
             let mut states = Vec::new();
@@ -72,63 +101,76 @@ impl Shard {
                 y_websocket::sync_request(&vector, &mut connection.out);
             }
         }
-        if let Some(vector) = wants.state
-            && let Some(session) = self.session(id)
-        {
-            if session.is_free() {
-                self.answer(now, id, room_id, &vector);
-            } else {
-                session.wants.state = Some(vector);
-            }
+        if let Some(vector) = wants.state {
+            self.answer(now, id, room_id, vector);
         }
     }
 
-    /// Answers a sync request, once all that the room holds is durable.
-    fn answer(&mut self, now: Instant, id: ConnId, room_id: RoomId, vector: &[u8]) {
+    /// Answers a sync request, once all that the room holds is durable. Who asks for what another one
+    /// is getting shares it.
+    fn answer(&mut self, now: Instant, id: ConnId, room_id: RoomId, vector: Box<[u8]>) {
         if is_away(room_id) {
-            return self.ask_home(id, room_id, vector);
+            return self.ask_home(id, room_id, &vector);
         }
-        let whole = vector == [0];
-        if whole && let Some(slices) = self.shared_slices(room_id) {
-            return self.answer_in_slices(id, room_id, slices);
-        }
-        let mut diff = std::mem::take(&mut self.scratch);
-        diff.clear();
-        match self.engine.diff(room_id, vector, &mut diff) {
-            Ok(()) if diff.len() > self.config.limits.slice_bytes => {
-                let slices = slices_of(&diff, self.config.limits.slice_bytes);
-                if whole {
-                    let seq = self.engine.room_seq(room_id);
-                    let slices = Arc::downgrade(&slices);
-                    self.room(room_id).whole_state = Some(WholeState { seq, slices });
-                }
-                self.answer_in_slices(id, room_id, slices);
-            }
-            Ok(()) => {
-                let mut frame = Vec::with_capacity(diff.len() + 16);
-                y_websocket::sync_reply(&diff, &mut frame);
-                self.hold_answer(id, room_id, To::Answer(id), &frame);
-            }
-            Err(refusal) => self.on_refusal(now, id, &refusal),
-        }
-        diff.clear();
-        diff.shrink_to(SCRATCH_BYTES_KEPT);
-        self.scratch = diff;
-    }
-
-    fn shared_slices(&mut self, room_id: RoomId) -> Option<Arc<[Box<[u8]>]>> {
-        let seq = self.engine.room_seq(room_id);
-        let state = self.room(room_id).whole_state.as_ref()?;
-        if state.seq == seq {
-            state.slices.upgrade()
+        let mut clamped = std::mem::take(&mut self.scratch);
+        clamped.clear();
+        if let Err(refusal) = self.engine.clamp(room_id, &vector, &mut clamped) {
+            self.on_refusal(now, id, &refusal);
+        } else if let Some(answer) = self.given_before(room_id, &clamped) {
+            self.hold_answer(id, room_id, To::Stream(id, answer), &[]);
+        } else if !self.may_make_answer(room_id) {
+            self.wait_for_answer(id, vector);
         } else {
-            None
+            match self.engine.diff(room_id, &clamped) {
+                Ok(diff) => self.give(id, room_id, diff, &clamped),
+                Err(refusal) => self.on_refusal(now, id, &refusal),
+            }
         }
+        self.scratch = clamped;
     }
 
-    fn answer_in_slices(&mut self, id: ConnId, room_id: RoomId, slices: Arc<[Box<[u8]>]>) {
-        let to = To::Stream(id, Stream::new(slices));
-        self.hold_answer(id, room_id, to, &[]);
+    fn given_before(&mut self, room_id: RoomId, clamped: &[u8]) -> Option<Rc<Answer>> {
+        let seq = self.engine.room_seq(room_id);
+        let answers = &mut self.room(room_id).answers;
+        answers.retain(|given| given.lives(seq));
+        let same = answers.iter().find(|given| *given.vector == *clamped)?;
+        same.answer()
+    }
+
+    /// Whether there is memory for one more answer, and time in this turn. Small rooms may use as much
+    /// again when large ones have used up theirs.
+    fn may_make_answer(&mut self, room_id: RoomId) -> bool {
+        let limits = &self.config.limits;
+        let small = self.engine.state_bytes_max(room_id) <= limits.slice_bytes;
+        let max = limits.answer_bytes_max * if small { 2 } else { 1 };
+        self.answer_bytes_left > 0 && self.answers.has_room(max)
+    }
+
+    fn give(&mut self, id: ConnId, room_id: RoomId, diff: Vec<u8>, clamped: &[u8]) {
+        let slice_bytes = self.config.limits.slice_bytes;
+        self.answer_bytes_left = self.answer_bytes_left.saturating_sub(diff.len());
+        if diff.len() <= SMALL_ANSWER_BYTES_MAX.min(slice_bytes) {
+            let mut frame = Vec::with_capacity(diff.len() + 16);
+            y_websocket::sync_reply(&diff, &mut frame);
+            return self.hold_answer(id, room_id, To::Answer(id), &frame);
+        }
+        let answer = self.answers.make(diff, slice_bytes);
+        let seq = self.engine.room_seq(room_id);
+        let given = self.answers.keep(&answer, seq, clamped);
+        self.room(room_id).answers.push(given);
+        self.hold_answer(id, room_id, To::Stream(id, answer), &[]);
+    }
+
+    /// It is answered when others have got theirs, and hears nothing of the room before.
+    fn wait_for_answer(&mut self, id: ConnId, vector: Box<[u8]>) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        session.wants.state = Some(vector);
+        if !std::mem::replace(&mut session.waiting, true) {
+            self.waiting.push(id);
+        }
+        self.fall_behind(id);
     }
 
     fn hold_answer(&mut self, id: ConnId, room_id: RoomId, to: To, frame: &[u8]) {
@@ -153,8 +195,11 @@ impl Shard {
         let Some(connection) = self.connection(id) else {
             return;
         };
+        // The time limit starts anew with each part that was taken.
+        if connection.blocked_since.is_none() || unsent_bytes < connection.unsent_bytes {
+            connection.blocked_since = Some(now);
+        }
         connection.unsent_bytes = unsent_bytes;
-        connection.blocked_since.get_or_insert(now);
         self.fall_behind(id);
     }
 
@@ -204,11 +249,11 @@ impl Shard {
         self.list(id);
     }
 
-    /// Tells a session that was behind what it missed.
-    fn catch_up(&mut self, now: Instant, id: ConnId, room_id: RoomId, behind: &Behind) {
+    /// Tells a session that was behind what it missed; `false` if it needs a diff for that.
+    fn catch_up(&mut self, id: ConnId, room_id: RoomId, behind: &Behind, replays: bool) -> bool {
         let mut missed = Vec::new();
         let room = self.room(room_id);
-        let replayed = room.replay(behind.from, id, &mut missed);
+        let replayed = replays && room.replay(behind.from, id, &mut missed);
         let mut states = Vec::new();
         if room.presence.since(Some(behind.presence), &mut states) {
             y_websocket::presence(&states, &mut missed);
@@ -217,14 +262,7 @@ impl Shard {
         if let Some(connection) = self.touch(id) {
             connection.out.extend_from_slice(&missed);
         }
-        if replayed {
-            return;
-        }
-        if is_away(room_id) {
-            self.ask_home_from(id, room_id, behind.from);
-        } else {
-            self.answer(now, id, room_id, &behind.state_vector);
-        }
+        replayed
     }
 
     /// Puts a session that is getting a large answer on the list of those that get slices.
@@ -242,19 +280,23 @@ impl Shard {
     /// goes: who came first is served first.
     pub(super) fn continue_streams(&mut self) {
         let mut streaming = std::mem::take(&mut self.streaming);
-        let mut bytes_left = STREAM_BYTES_PER_TURN;
-        streaming.retain(|&id| bytes_left == 0 || self.continue_stream(id, &mut bytes_left));
+        let mut bytes_left = ANSWER_BYTES_PER_TURN;
+        let share = SLICES_BYTES_MAX / self.streams.max(1);
+        let slice_bytes = share
+            .max(SLICE_BYTES_MIN)
+            .min(self.config.limits.slice_bytes);
+        streaming.retain(|&id| bytes_left == 0 || self.grant(id, slice_bytes, &mut bytes_left));
         streaming.append(&mut self.streaming);
         self.streaming = streaming;
     }
 
     /// Whether there is more to go at once.
-    fn continue_stream(&mut self, id: ConnId, bytes_left: &mut usize) -> bool {
+    fn grant(&mut self, id: ConnId, slice_bytes: usize, bytes_left: &mut usize) -> bool {
         let Some(connection) = self.touch(id) else {
             return false;
         };
         let blocked = connection.blocked_since.is_some();
-        let super::Stage::Session(session) = &mut connection.stage else {
+        let Some(session) = connection.session() else {
             return false;
         };
         let Some(stream) = session.stream.as_mut().filter(|_| !blocked) else {
@@ -262,31 +304,25 @@ impl Shard {
             session.streaming = false;
             return false;
         };
-        if let Some(slice) = stream.next_slice() {
-            connection.out.extend_from_slice(slice);
-            *bytes_left = bytes_left.saturating_sub(slice.len());
-        }
-        if stream.is_done() {
-            session.stream = None;
-            session.streaming = false;
-            self.list(id);
-            return false;
-        }
-        true
+        stream.granted = stream.left().min(slice_bytes);
+        *bytes_left = bytes_left.saturating_sub(stream.granted);
+        session.streaming = stream.granted < stream.left();
+        session.streaming
     }
-}
 
-/// An answer as frames of about `bytes_max`: updates in causal order, closed by an empty step 2,
-/// which is what makes a client say that it is synced.
-fn slices_of(diff: &[u8], bytes_max: usize) -> Arc<[Box<[u8]>]> {
-    let mut frames: Vec<Box<[u8]>> = Vec::new();
-    for part in split_update(diff, bytes_max) {
-        let mut frame = Vec::with_capacity(part.len() + 16);
-        y_websocket::update(&part, &mut frame);
-        frames.push(frame.into());
+    /// An answer that has all gone out makes way for what else is wanted.
+    pub(super) fn end_stream(&mut self, id: ConnId) {
+        if let Some(session) = self.session(id)
+            && session.stream.as_ref().is_some_and(|s| s.is_done())
+        {
+            session.stream = None;
+            let away = session.guest.map(|guest| (guest, session.room));
+            self.streams -= 1;
+            self.list(id);
+            if let Some((guest, room_id)) = away {
+                let home = self.home_of(room_id);
+                self.post.push(home, Item::Streamed { guest });
+            }
+        }
     }
-    let mut last = Vec::new();
-    y_websocket::sync_reply(EMPTY_UPDATE, &mut last);
-    frames.push(last.into());
-    frames.into()
 }

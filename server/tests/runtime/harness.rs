@@ -1,6 +1,7 @@
 //! Starts a server of toys, and talks to it.
 
 use super::toy::{Counts, SEGMENT_BYTES, Toy};
+use collabblocks_server::runtime::watchdog::WatchdogConfig;
 use collabblocks_server::runtime::{LogSync, Passed, RuntimeKind, placement};
 use collabblocks_server::server::{MakeCore, Server};
 use collabblocks_server::shard::{ControlReply, ShardId};
@@ -37,6 +38,7 @@ pub struct Set {
     pub shards: usize,
     pub sync: LogSync,
     pub segments: bool,
+    pub watchdog: WatchdogConfig,
 }
 
 impl Set {
@@ -46,6 +48,7 @@ impl Set {
             shards: 2,
             sync: LogSync::default(),
             segments: true,
+            watchdog: WatchdogConfig::default(),
         }
     }
 
@@ -79,6 +82,8 @@ impl Set {
             .cores(cores)
             .runtime(self.runtime)
             .log_sync(self.sync)
+            .watchdog(self.watchdog)
+            .quarantine_in(dir.path().into())
             .on_fatal(Arc::new(move |shard, why| {
                 seen.lock().unwrap().push((shard, why.to_owned()))
             }))

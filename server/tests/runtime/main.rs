@@ -1,11 +1,14 @@
 //! One suite over all runtimes: a toy core in place of the shard, real sockets and files.
 
 mod harness;
+mod stalls;
 mod toy;
 
+use collabblocks_server::quarantine;
 use collabblocks_server::runtime::{LogSync, RuntimeKind, UNAVAILABLE};
 use collabblocks_server::shard::{ControlReply, ControlRequest, ShardId};
-use harness::{Hogs, Set, alone, descriptors, echo, expect, file, get, until};
+use harness::{Set, alone, descriptors, echo, expect, file, get, until};
+use stalls::nothing_stalls_under_cpu_hogs;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -29,6 +32,7 @@ on_each_runtime!(
     two_thousand_handoffs_lose_no_byte_and_no_descriptor,
     a_full_mailbox_refuses_the_handoff,
     a_slow_reader_is_blocked_then_drained_and_gets_all_in_order,
+    what_a_slow_reader_takes_is_told_and_it_is_told_why_it_is_closed,
     resets_during_sends_close_once_and_disturb_nobody,
     connections_that_come_and_go_leak_nothing,
     half_open_connections_are_held_and_let_go,
@@ -36,11 +40,13 @@ on_each_runtime!(
     nothing_is_lost_while_reading_is_off,
     the_last_bytes_reach_a_peer_that_goes_on_sending,
     the_log_is_written_and_synced,
+    helper_threads_run_on_all_cores_of_the_process,
     a_failed_log_write_is_told,
     timers_fire,
     other_requests_go_to_the_control_plane,
     a_drain_stops_accepting_and_is_answered,
     a_fatal_error_reaches_its_hook,
+    a_room_that_keeps_its_core_is_named_and_put_in_quarantine,
     nothing_stalls_under_cpu_hogs,
 );
 
@@ -192,6 +198,36 @@ fn a_slow_reader_is_blocked_then_drained_and_gets_all_in_order(runtime: RuntimeK
     until("all are drained", || {
         get(&stage.counts.blocked) == get(&stage.counts.drained)
     });
+    stage.end();
+}
+
+fn what_a_slow_reader_takes_is_told_and_it_is_told_why_it_is_closed(runtime: RuntimeKind) {
+    const BYTES: usize = 16_000_000;
+    let stage = Set::of(runtime).start();
+    let mut buffer = vec![0; 50_000];
+    let mut expect_pattern = |stream: &mut TcpStream| {
+        let mut at = 0;
+        while at < BYTES {
+            let most = buffer.len().min(BYTES - at);
+            let len = stream.read(&mut buffer[..most]).unwrap();
+            assert!(len > 0, "ended at {at}");
+            let mut bytes = buffer[..len].iter().enumerate();
+            assert!(bytes.all(|(index, byte)| *byte == toy::pattern(at + index)));
+            at += len;
+        }
+    };
+    let mut stream = stage.connect(&format!("flood {BYTES}\n"));
+    until("it is blocked", || get(&stage.counts.blocked) == 1);
+    expect_pattern(&mut stream);
+    expect(&mut stream, toy::FAREWELL);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "and nothing after it");
+    // One that is not closed: in sixteenths, at most.
+    let mut stream = stage.connect(&format!("gush {BYTES}\n"));
+    until("it is blocked", || get(&stage.counts.blocked) == 2);
+    expect_pattern(&mut stream);
+    until("it is drained", || get(&stage.counts.drained) == 1);
+    let progress = get(&stage.counts.progress);
+    assert!((2..=16).contains(&progress), "{progress}");
     stage.end();
 }
 
@@ -393,6 +429,35 @@ fn the_log_is_written_and_synced(runtime: RuntimeKind) {
     }
 }
 
+fn helper_threads_run_on_all_cores_of_the_process(runtime: RuntimeKind) {
+    let mut set = Set::of(runtime);
+    set.sync = LogSync::Thread;
+    let stage = set.start();
+    let mut stream = stage.connect("log\n");
+    // Once it has written, it has settled where it runs.
+    echo_is(&mut stream, b"x", b"w");
+    let cores = |dir: &std::path::Path| {
+        let status = std::fs::read_to_string(dir.join("status")).unwrap_or_default();
+        let line = status.lines().find(|l| l.starts_with("Cpus_allowed:"));
+        line.map(str::to_owned)
+    };
+    let all = cores(std::path::Path::new("/proc/self"));
+    let mut seen = 0;
+    until("those of the log and the ticker are not pinned", || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let helpers = tasks.filter(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            name.starts_with("log-") || name.starts_with("ticker")
+        });
+        let pinned = helpers.map(|task| cores(&task.path()) != all);
+        let pinned: Vec<bool> = pinned.collect();
+        seen = pinned.len();
+        pinned.iter().all(|pinned| !pinned)
+    });
+    assert!(seen >= 2, "only {seen} such threads");
+    stage.end();
+}
+
 fn a_failed_log_write_is_told(runtime: RuntimeKind) {
     for sync in [LogSync::Dsync, LogSync::Fdatasync, LogSync::Thread] {
         let mut set = Set::of(runtime);
@@ -512,67 +577,30 @@ fn a_fatal_error_reaches_its_hook(runtime: RuntimeKind) {
     stage.server.take().unwrap().stop();
 }
 
-/// Mailboxes, timers, sockets and the log under CPU hogs, measured from outside.
-fn nothing_stalls_under_cpu_hogs(runtime: RuntimeKind) {
-    let seconds = std::env::var("COLLABBLOCKS_STALL_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let time = Duration::from_secs(seconds.unwrap_or(3));
+fn a_room_that_keeps_its_core_is_named_and_put_in_quarantine(runtime: RuntimeKind) {
     let mut set = Set::of(runtime);
-    // With the other ways a batch waits for a kernel worker of the core that the disk interrupts,
-    // which an overcommitted core leaves waiting for seconds: nothing a runtime can bound.
-    set.sync = LogSync::Thread;
-    let stage = set.start();
-    let hogs = Hogs::start(2);
-    let longest = std::thread::scope(|scope| {
-        let stage = &stage;
-        let run = |mut action: Box<dyn FnMut() + Send>| {
-            scope.spawn(move || {
-                let (end, mut longest) = (Instant::now() + time, Duration::ZERO);
-                while Instant::now() < end {
-                    let start = Instant::now();
-                    action();
-                    longest = longest.max(start.elapsed());
-                }
-                longest
-            })
-        };
-        let (mut socket, mut log, mut timer) = (
-            stage.connect("echo\n"),
-            stage.connect("other log\n"),
-            stage.connect("delay\n"),
-        );
-        let mut idle = stage.connect("echo\n");
-        let threads = [
-            ("socket", run(Box::new(move || echo(&mut socket, b"ping")))),
-            (
-                "mailbox",
-                run(Box::new(move || {
-                    echo(&mut stage.connect("other echo\n"), b"ping")
-                })),
-            ),
-            ("log", run(Box::new(move || echo_is(&mut log, b"x", b"w")))),
-            (
-                "timer",
-                run(Box::new(move || echo_is(&mut timer, b"x", b"t"))),
-            ),
-            (
-                "idle",
-                run(Box::new(move || {
-                    std::thread::sleep(Duration::from_millis(150));
-                    echo(&mut idle, b"ping");
-                })),
-            ),
-        ];
-        threads.map(|(name, thread)| (name, thread.join().unwrap()))
-    });
-    drop(hogs);
-    println!("longest round trips: {longest:?}");
-    for (name, longest) in longest {
-        assert!(
-            longest < Duration::from_secs(1),
-            "{name} stalled for {longest:?}"
-        );
-    }
-    stage.end();
+    set.watchdog.report_after = Duration::from_millis(200);
+    set.watchdog.exit_after = Duration::from_millis(800);
+    let mut stage = set.start();
+    // A turn that takes as long outside of any room blames none.
+    let _sleeper = stage.connect("first sleep 1500\n");
+    let fatal = |count: usize| {
+        let seen = stage.fatal.clone();
+        until("the stall is given up", || {
+            seen.lock().unwrap().len() == count
+        });
+        stage.fatal.lock().unwrap()[count - 1].clone()
+    };
+    let (shard, why) = fatal(1);
+    assert_eq!(shard, ShardId(0));
+    assert!(why.ends_with("in event turn_end, in no room"), "{why}");
+    let rooms = || quarantine::rooms(stage.dir.path()).unwrap();
+    assert_eq!(rooms(), Vec::<String>::new());
+    let _sticky = stage.connect("first other stick 1500\n");
+    let (shard, why) = fatal(2);
+    assert_eq!(shard, ShardId(1));
+    let place = format!("in room {:?}", toy::STICKY_ROOM);
+    assert!(why.ends_with(&place), "{why}");
+    assert_eq!(rooms(), [toy::STICKY_ROOM]);
+    stage.server.take().unwrap().stop();
 }

@@ -5,6 +5,7 @@ use collabblocks_server::server::ShardContext;
 use collabblocks_server::shard::{
     ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, ShardId, Stats,
 };
+use collabblocks_storage_engine::{RoomId, Watch};
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub struct Counts {
     pub handed_off: AtomicU64,
     pub refused: AtomicU64,
     pub blocked: AtomicU64,
+    pub progress: AtomicU64,
     pub drained: AtomicU64,
     pub closed: AtomicU64,
     pub received_bytes: AtomicU64,
@@ -46,6 +48,10 @@ enum Wish {
     Pour(usize),
     /// As `Pour`, then it is closed.
     PourAndClose(usize),
+    /// Is sent as many at once; when its socket holds some back, it is told so and closed.
+    Flood(usize),
+    /// Is sent as many at once.
+    Gush(usize),
     /// Echo, with reading off for a while after each piece.
     Choke,
     /// "t" comes back a while after each piece.
@@ -59,7 +65,11 @@ struct Conn {
     out: Vec<u8>,
     poured: usize,
     blocked: bool,
+    unsent: usize,
 }
+
+/// What a flooded connection is told before it is closed.
+pub const FAREWELL: &[u8] = b"farewell";
 
 pub struct Toy {
     context: ShardContext,
@@ -83,6 +93,8 @@ pub fn pattern(at: usize) -> u8 {
 /// Bytes of the file that is written to, zero-filled before.
 pub const SEGMENT_BYTES: u64 = 1 << 20;
 const POUR_BYTES: usize = 200_000;
+/// The room that "stick" stays in.
+pub const STICKY_ROOM: &str = "a/sticky%20room";
 pub const CHOKE_NS: u64 = 30_000_000;
 
 impl Toy {
@@ -108,6 +120,7 @@ impl Toy {
             out: Vec::new(),
             poured: 0,
             blocked: false,
+            unsent: 0,
         };
         assert!(
             self.conns.insert(conn, state).is_none(),
@@ -128,7 +141,7 @@ impl Toy {
             Wish::Echo => state.out.extend_from_slice(bytes),
             Wish::Broadcast => self.broadcast.extend_from_slice(bytes),
             Wish::Log => self.log_waits.extend(bytes.iter().map(|_| conn)),
-            Wish::Pour(_) | Wish::PourAndClose(_) => {}
+            Wish::Pour(_) | Wish::PourAndClose(_) | Wish::Flood(_) | Wish::Gush(_) => {}
             Wish::Choke => {
                 state.out.extend_from_slice(bytes);
                 effects.list.push(Effect::Read { conn, on: false });
@@ -184,11 +197,23 @@ impl Toy {
             "broadcast" => Wish::Broadcast,
             "log" => Wish::Log,
             "pour" => Wish::Pour(number),
+            "flood" => Wish::Flood(number),
+            "gush" => Wish::Gush(number),
             "pourclose" => Wish::PourAndClose(number),
             "choke" => Wish::Choke,
             "delay" => Wish::Delay,
             "sleep" => {
                 self.sleep = Some(Duration::from_millis(number as u64));
+                Wish::Echo
+            }
+            "stick" => {
+                let room = RoomId {
+                    slot: 3,
+                    generation: 1,
+                };
+                self.context.heartbeat.enters_room(room, STICKY_ROOM);
+                std::thread::sleep(Duration::from_millis(number as u64));
+                self.context.heartbeat.leaves_room();
                 Wish::Echo
             }
             "fatal" => {
@@ -234,8 +259,22 @@ impl Toy {
                     continue;
                 }
             }
-            if conn.blocked {
+            if conn.blocked && matches!(conn.wish, Wish::Flood(_)) {
+                let from = effects.frames.len();
+                effects.frames.extend_from_slice(FAREWELL);
+                effects.list.push(Effect::Send {
+                    conn: *id,
+                    range: from..effects.frames.len(),
+                });
+                close = true;
+            } else if conn.blocked {
                 continue;
+            }
+            if let Wish::Flood(total) | Wish::Gush(total) = conn.wish
+                && conn.poured < total
+            {
+                conn.out.extend((0..total).map(pattern));
+                conn.poured = total;
             }
             if let Wish::Pour(total) | Wish::PourAndClose(total) = conn.wish {
                 let until = total.min(conn.poured + POUR_BYTES);
@@ -265,7 +304,8 @@ impl Toy {
         self.broadcast.clear();
         if !self.log_busy && !self.log_waits.is_empty() {
             self.log_busy = true;
-            effects.list.push(Effect::WriteLog(self.next_job()));
+            let job = self.next_job();
+            effects.list.push(Effect::WriteLog { job, lazy: false });
         }
         // What is poured goes on in the next turn.
         let pouring = self.conns.values().any(|conn| {
@@ -333,10 +373,16 @@ impl Core for Toy {
             }
             Event::Blocked { conn, unsent_bytes } => {
                 assert!(unsent_bytes > 0);
-                Counts::add(&self.counts.blocked, 1);
                 if let Some(state) = self.conns.get_mut(&conn) {
-                    assert!(!state.blocked, "blocked once");
+                    let counter = if state.blocked {
+                        &self.counts.progress
+                    } else {
+                        &self.counts.blocked
+                    };
+                    Counts::add(counter, 1);
+                    assert!(!state.blocked || unsent_bytes < state.unsent, "progress");
                     state.blocked = true;
+                    state.unsent = unsent_bytes;
                 }
             }
             Event::Drained { conn } => {

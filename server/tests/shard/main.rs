@@ -3,6 +3,7 @@
 mod durable;
 mod floods;
 mod hot;
+mod joiners;
 mod presence;
 mod rig;
 mod slow;
@@ -86,6 +87,17 @@ fn who_builds_on_what_was_never_sent_is_asked_and_at_last_closed() {
     rig.say(a, &[&sync(2, &gap)]);
     rig.turn();
     assert_eq!(rig.close_code(a), Some(4409));
+}
+
+#[test]
+fn a_room_in_quarantine_is_not_opened_and_others_are() {
+    let mut rig = Rig::new(false, limits());
+    let a = rig.open_without_turn(rig::QUARANTINED);
+    let b = rig.open_without_turn("room");
+    rig.turn();
+    rig.skip_head(a);
+    assert_eq!(rig.close_code(a), Some(1011));
+    assert!(rig.closed.contains(&a) && !rig.closed.contains(&b));
 }
 
 /// A room on disk, not in memory.

@@ -3,8 +3,8 @@
 
 use collabblocks_server::dialect::lib0::write_uint;
 use collabblocks_server::shard::{
-    Access, ConnId, ControlReply, Effect, Effects, Event, Instant, Mail, SessionLimits, Shard,
-    ShardConfig, ShardId,
+    Access, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Instant, Mail,
+    SessionLimits, Shard, ShardConfig, ShardId, Stats,
 };
 use collabblocks_storage_engine::{Engine, EngineConfig, Job, Limits};
 use collabblocks_wal::sim_disk::SimDisk;
@@ -21,6 +21,9 @@ const IDENTITY: Identity = Identity {
     shard: 0,
 };
 
+/// A room that is not opened.
+pub const QUARANTINED: &str = "quarantined";
+
 pub struct Rig {
     pub shard: Shard,
     pub disk: Arc<dyn Disk>,
@@ -33,6 +36,8 @@ pub struct Rig {
     /// Mail of the turn, to whom it may concern.
     pub mail: Vec<(ShardId, Mail)>,
     received: HashMap<ConnId, Vec<u8>>,
+    /// The slices that were heard of messages whose last one was not.
+    begun: HashMap<ConnId, Vec<u8>>,
     pub closed: HashSet<ConnId>,
     blocked: HashSet<ConnId>,
     pub paused: HashSet<ConnId>,
@@ -75,11 +80,13 @@ impl Rig {
             ..engine_config()
         };
         let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, config).unwrap();
+        let quarantine = [QUARANTINED.to_owned()].into();
         let config = ShardConfig {
             id: ShardId(id),
             shards,
             strict,
             access: Access::Loopback(Vec::new()),
+            quarantine,
             limits,
             guard: Limits::default(),
         };
@@ -94,6 +101,7 @@ impl Rig {
             replies: Vec::new(),
             mail: Vec::new(),
             received: HashMap::new(),
+            begun: HashMap::new(),
             closed: HashSet::new(),
             blocked: HashSet::new(),
             paused: HashSet::new(),
@@ -113,21 +121,26 @@ impl Rig {
     /// Ends the turn and takes its effects.
     pub fn turn(&mut self) {
         self.feed(Event::TurnEnd);
-        let mut sent = HashSet::new();
+        let (mut sent, mut farewells) = (HashSet::new(), Vec::new());
         self.frames_peak = self.frames_peak.max(self.effects.frames.len());
         for effect in std::mem::take(&mut self.effects.list) {
             match effect {
                 Effect::Send { conn, range } => {
                     assert!(sent.insert(conn), "two sends in a turn to {conn:?}");
-                    assert!(!self.blocked.contains(&conn), "a send while blocked");
+                    if self.blocked.contains(&conn) {
+                        farewells.push(conn);
+                    }
                     assert!(!self.closed.contains(&conn), "a send after close");
                     let bytes = &self.effects.frames[range];
                     self.received.entry(conn).or_default().extend(bytes);
                 }
-                Effect::Close { conn, .. } => assert!(self.closed.insert(conn), "closed twice"),
+                Effect::Close { conn, flush } => {
+                    assert!(self.closed.insert(conn), "closed twice");
+                    assert!(flush || !farewells.contains(&conn));
+                }
                 Effect::Read { conn, on: true } => assert!(self.paused.remove(&conn)),
                 Effect::Read { conn, on: false } => assert!(self.paused.insert(conn)),
-                Effect::WriteLog(job) => assert!(self.write.replace(job).is_none()),
+                Effect::WriteLog { job, .. } => assert!(self.write.replace(job).is_none()),
                 Effect::RunJob(job) => self.jobs.push(job),
                 Effect::SetTimer(at) => self.timer = Some(at.0),
                 Effect::Reply(reply) => self.replies.push(reply),
@@ -137,6 +150,9 @@ impl Rig {
             }
         }
         self.effects.frames.clear();
+        for conn in farewells {
+            assert!(self.closed.contains(&conn), "a send while blocked");
+        }
     }
 
     /// The log's write under way ends, in a turn of its own.
@@ -238,12 +254,24 @@ impl Rig {
         });
     }
 
+    /// The shard's figures.
+    pub fn stats(&mut self) -> Box<Stats> {
+        self.feed(Event::Control(ControlRequest::Stats { id: 0 }));
+        self.turn();
+        match self.replies.pop() {
+            Some(ControlReply::Stats { stats, .. }) => stats,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn block(&mut self, conn: ConnId) {
+        self.block_with(conn, 1);
+    }
+
+    /// The socket holds back so many bytes, still or for the first time.
+    pub fn block_with(&mut self, conn: ConnId, unsent_bytes: usize) {
         self.blocked.insert(conn);
-        self.feed(Event::Blocked {
-            conn,
-            unsent_bytes: 1,
-        });
+        self.feed(Event::Blocked { conn, unsent_bytes });
     }
 
     pub fn drain(&mut self, conn: ConnId) {
@@ -251,11 +279,13 @@ impl Rig {
         self.feed(Event::Drained { conn });
     }
 
-    /// The whole frames that came since it was asked last: opcode and payload.
+    /// The whole messages and control frames that came since it was asked last: opcode and payload.
+    /// Of a message in slices the rest may come later.
     pub fn heard(&mut self, conn: ConnId) -> Vec<(u8, Vec<u8>)> {
         let bytes = self.bytes(conn);
         let mut rest = bytes.as_slice();
         let mut frames = Vec::new();
+        let mut begun = self.begun.remove(&conn);
         while let [first, len, tail @ ..] = rest {
             let (len, tail) = match len {
                 126 => (u16::from_be_bytes([tail[0], tail[1]]) as usize, &tail[2..]),
@@ -265,9 +295,28 @@ impl Rig {
                 ),
                 n => (*n as usize, tail),
             };
-            frames.push((first & 15, tail[..len].to_vec()));
+            let payload = tail[..len].to_vec();
             rest = &tail[len..];
+            match (first & 15, first & 0x80 != 0) {
+                (opcode @ 8.., true) => frames.push((opcode, payload)),
+                (0, last) => {
+                    let mut message = begun.take().expect("the rest of something");
+                    message.extend(payload);
+                    if last {
+                        frames.push((2, message));
+                    } else {
+                        begun = Some(message);
+                    }
+                }
+                (2, true) => {
+                    assert!(begun.is_none(), "a message within another");
+                    frames.push((2, payload));
+                }
+                (2, false) => assert!(begun.replace(payload).is_none()),
+                other => panic!("a frame of {other:?}"),
+            }
         }
+        self.begun.extend(begun.map(|begun| (conn, begun)));
         frames
     }
 
@@ -372,6 +421,18 @@ impl Replica {
         for _ in 0..times {
             root.insert(&mut txn, 0, text);
         }
+        drop(txn);
+        self.0.transact().encode_diff_v1(&before)
+    }
+
+    /// Appends bold text; the update of it. A document with marks goes out in one message.
+    pub fn write_bold(&self, text: &str) -> Vec<u8> {
+        let root = self.0.get_or_insert_text("t");
+        let before = self.0.transact().state_vector();
+        let mut txn = self.0.transact_mut();
+        let end = root.len(&txn);
+        let bold = yrs::types::Attrs::from([("b".into(), true.into())]);
+        root.insert_with_attributes(&mut txn, end, text, bold);
         drop(txn);
         self.0.transact().encode_diff_v1(&before)
     }

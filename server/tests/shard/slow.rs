@@ -3,6 +3,7 @@
 use crate::limits;
 use crate::rig::{Replica, Rig, sync};
 use collabblocks_server::shard::{ConnId, SessionLimits};
+use std::time::Duration;
 
 fn two(rig: &mut Rig) -> (ConnId, ConnId) {
     let pair = (rig.open("room"), rig.open("room"));
@@ -79,6 +80,45 @@ fn who_is_blocked_while_its_room_loads_misses_nothing() {
     other.hear(&rig.data(b));
     assert!(other.text().contains("later"), "{}", other.text());
     assert!(other.text().contains("kept"), "{}", other.text());
+}
+
+#[test]
+fn who_takes_some_has_time_for_more_and_who_takes_nothing_is_closed() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = two(&mut rig);
+    rig.block_with(a, 10_000);
+    rig.block_with(b, 10_000);
+    // Each time just before it would be too late.
+    for left in [9_000, 8_000, 7_000] {
+        rig.pass(limits().slow_reader_timeout - Duration::from_secs(2));
+        rig.block_with(a, left);
+        // No progress.
+        rig.block_with(b, 10_000);
+        rig.turn();
+    }
+    assert!(rig.closed.contains(&b) && !rig.closed.contains(&a));
+    rig.pass(limits().slow_reader_timeout + Duration::from_secs(2));
+    assert!(rig.closed.contains(&a));
+}
+
+#[test]
+fn who_is_closed_while_blocked_is_told_why() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = two(&mut rig);
+    rig.block(b);
+    rig.say(a, &[&sync(2, &Replica::new(1).write("x"))]);
+    // Its echo is dropped: it says it again when it comes back.
+    rig.say(b, &[&sync(2, &Replica::new(2).write("y"))]);
+    rig.turn();
+    rig.settle();
+    rig.say(b, &[&[0, 9]]);
+    rig.turn();
+    let heard = rig.heard(b);
+    assert_eq!(heard.len(), 1);
+    assert_eq!(
+        (heard[0].0, &heard[0].1[..2]),
+        (8, &4400u16.to_be_bytes()[..])
+    );
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Host {
         self.next = self.engine.poll(self.now, &mut requests);
         for request in requests {
             match request {
-                Request::Write(job) => {
+                Request::Write { job, .. } => {
                     assert!(self.write.replace(job).is_none(), "one write at a time")
                 }
                 Request::Job(job) => self.jobs.push(job),
@@ -178,10 +178,7 @@ impl Host {
     /// The text of a room, as a client that knows nothing is told it.
     pub fn text(&mut self, name: &str) -> String {
         let id = self.attach(name);
-        let mut state = Vec::new();
-        self.engine
-            .diff(id, &[0], &mut state)
-            .expect("the room is ready");
+        let state = self.engine.diff(id, &[0]).expect("the room is ready");
         self.engine.detach(self.now, id);
         let doc = Doc::new();
         let text = doc.get_or_insert_text("t");

@@ -22,6 +22,9 @@ struct Arguments {
     /// Threads, at most two.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=2))]
     threads: u64,
+    /// Look for the smallest plan that fails as this seed does.
+    #[arg(long)]
+    shrink: Option<u64>,
     /// Tell all that happens.
     #[arg(long)]
     print: bool,
@@ -37,6 +40,15 @@ fn main() -> std::process::ExitCode {
         .map(|minutes| Duration::from_secs(60 * minutes));
     // What a failing seed panics with is reported by this program.
     std::panic::set_hook(Box::new(|_| {}));
+    if let Some(seed) = arguments.shrink {
+        return match sim::shrink(seed, arguments.print) {
+            true => std::process::ExitCode::FAILURE,
+            false => {
+                println!("seed {seed} does not fail");
+                std::process::ExitCode::SUCCESS
+            }
+        };
+    }
     std::thread::scope(|scope| {
         for _ in 0..arguments.threads {
             scope.spawn(|| {

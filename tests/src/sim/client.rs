@@ -2,7 +2,7 @@
 //! published provider has it, down to its habit of sending on what it hears.
 
 use super::document::Document;
-use super::frames::{self, BINARY, CLOSE, PING, PONG};
+use super::frames::{self, BINARY, CLOSE, CONTINUED, PING, PONG};
 use super::plan::{Role, SECOND};
 use super::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,6 +50,8 @@ pub(crate) struct Client {
     attempts: u32,
     greeted: bool,
     input: Vec<u8>,
+    /// The slices that came of a message whose last one did not.
+    begun: Option<Vec<u8>>,
     sent: VecDeque<Sent>,
     /// What was echoed, or relayed from another client that happened to send the same: the next echo
     /// that can be nothing else makes it clear, as echoes come in order.
@@ -82,6 +84,7 @@ impl Client {
             attempts: 0,
             greeted: false,
             input: Vec::new(),
+            begun: None,
             sent: VecDeque::new(),
             unclear: Vec::new(),
             echoed: BTreeSet::new(),
@@ -100,6 +103,7 @@ impl Client {
         self.phase = Phase::Head;
         self.out = frames::upgrade(room);
         self.input.clear();
+        self.begun = None;
         self.sent.clear();
         self.unclear.clear();
         self.echoed.clear();
@@ -230,9 +234,24 @@ impl Client {
                 self.greet(now, rng);
             }
         }
-        while let Some((opcode, payload)) = frames::take(&mut self.input) {
+        while let Some((last, opcode, mut payload)) = frames::take(&mut self.input) {
             match opcode {
-                BINARY => self.on_message(&payload, rng, acknowledged)?,
+                BINARY | CONTINUED => {
+                    let begun = self.begun.take();
+                    if begun.is_some() != (opcode == CONTINUED) {
+                        return Err("a message within another, or the rest of none".into());
+                    }
+                    if let Some(mut begun) = begun {
+                        begun.append(&mut payload);
+                        payload = begun;
+                    }
+                    if last {
+                        self.on_message(&payload, rng, acknowledged)?;
+                    } else {
+                        self.begun = Some(payload);
+                    }
+                }
+                _ if !last => return Err("a control frame in pieces".into()),
                 PING => frames::masked(PONG, &payload, rng, &mut self.out),
                 CLOSE => {
                     let code = payload

@@ -32,7 +32,7 @@ impl World {
                 self.log
                     .bytes(&self.nodes[shard].effects.frames[range.clone()]);
             }
-            Effect::WriteLog(job) => {
+            Effect::WriteLog { job, .. } => {
                 self.log.note(
                     self.now,
                     format_args!("shard {shard}: writes {}+{}", job.segment.0, job.offset),
@@ -129,7 +129,7 @@ impl World {
                     .server = ServerEnd::Gone;
                 self.end_down(id);
             }
-            Effect::WriteLog(job) => {
+            Effect::WriteLog { job, .. } => {
                 let node = &mut self.nodes[shard];
                 assert!(!node.writing, "one batch of the log is under way at a time");
                 node.writing = true;
@@ -167,7 +167,8 @@ impl World {
                     .write_at(&job.path, job.offset, &bytes[..part.min(bytes.len())]);
             written.and(Err(io::Error::other("simulated input/output error")))
         } else {
-            let written = self.disk.write_at(&job.path, job.offset, bytes);
+            let offset = self.offset_of_write(&job);
+            let written = self.disk.write_at(&job.path, offset, bytes);
             written.map(|()| bytes.len())
         };
         if result.is_err() {
@@ -189,10 +190,11 @@ impl World {
         let bytes = node.effects.frames[range].to_vec();
         assert!(!bytes.is_empty(), "a send has bytes");
         let state = known(node, conn);
-        assert!(
-            state.blocked_since.is_none(),
-            "nothing is sent to a blocked connection"
-        );
+        if state.blocked_since.is_some() {
+            state.rest.extend(&bytes);
+            state.farewell = true;
+            return;
+        }
         assert_ne!(
             state.sent_in_turn, turn,
             "one send for each connection and turn"
@@ -205,6 +207,8 @@ impl World {
             let state = known(node, conn);
             state.rest.extend(&bytes[taken..]);
             state.blocked_since = Some(self.now);
+            state.held_back = state.rest.len();
+            state.told = state.held_back;
             node.blocked.push((conn, bytes.len() - taken));
             self.schedule_turn(shard);
         }
@@ -214,6 +218,7 @@ impl World {
         let state = known(&mut self.nodes[shard], conn);
         let id = state.link;
         state.live = false;
+        assert!(flush || !state.farewell, "a farewell is sent out");
         if flush && !state.rest.is_empty() {
             state.deadline = Some(self.now + CLOSE_NS);
             return self.at(

@@ -3,6 +3,7 @@
 
 use super::rng::Rng;
 
+pub(crate) const CONTINUED: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
@@ -37,14 +38,11 @@ pub(crate) fn masked(opcode: u8, payload: &[u8], rng: &mut Rng, out: &mut Vec<u8
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
 }
 
-/// Takes one whole frame of a server off the front; `None` while it is incomplete.
-pub(crate) fn take(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+/// Takes one whole frame of a server off the front; `None` while it is incomplete. Whether it is the
+/// last of its message, its opcode, its payload.
+pub(crate) fn take(bytes: &mut Vec<u8>) -> Option<(bool, u8, Vec<u8>)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert_eq!(
-        first & 0xf0,
-        0x80,
-        "a server's frame is final and has no reserved bit set"
-    );
+    assert_eq!(first & 0x70, 0, "a server's frame has no reserved bit set");
     assert_eq!(second & 0x80, 0, "a server's frame is not masked");
     let (len, start) = match second {
         126 => (
@@ -59,7 +57,7 @@ pub(crate) fn take(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     };
     let payload = bytes.get(start..start + len)?.to_vec();
     bytes.drain(..start + len);
-    Some((first & 0x0f, payload))
+    Some((first & 0x80 != 0, first & 0x0f, payload))
 }
 
 /// Appends a varUint.

@@ -5,6 +5,7 @@
 //! the same again.
 
 mod client;
+mod damage;
 mod document;
 mod effects;
 mod frames;
@@ -19,10 +20,13 @@ mod process;
 mod rng;
 mod run;
 mod runtime;
+mod shrink;
 mod wire;
 mod world;
 
-pub use run::{Outcome, SEEDS, run};
+pub use plan::Mix;
+pub use run::{Outcome, SEEDS, SEEDS_OF_FIRST_FAULTS, mix, run};
+pub use shrink::shrink;
 
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,8 @@ pub(crate) enum Input {
     /// The peer reset it.
     Reset(ConnId),
     Drained(ConnId),
+    /// It has taken some of it; so much is left.
+    Progress(ConnId, usize),
     Refused(ConnId),
     LogWritten(WriteJob, io::Result<usize>),
     JobDone(JobDone),
@@ -45,6 +47,11 @@ pub(crate) struct Conn {
     /// What the socket did not take.
     pub rest: VecDeque<u8>,
     pub blocked_since: Option<u64>,
+    /// Bytes that were held back at first, and when the shard was told last.
+    pub held_back: usize,
+    pub told: usize,
+    /// It was told something while blocked: it must be closed in the same turn.
+    pub farewell: bool,
     pub sent_in_turn: u64,
     /// When it is closed even if bytes are left.
     pub deadline: Option<u64>,
@@ -123,6 +130,9 @@ impl Node {
             read_on: true,
             rest: VecDeque::new(),
             blocked_since: None,
+            held_back: 0,
+            told: 0,
+            farewell: false,
             sent_in_turn: 0,
             deadline: None,
         });

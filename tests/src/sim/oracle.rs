@@ -14,6 +14,14 @@ use std::sync::Arc;
 /// Where the data directory stands on the simulated disk.
 pub(crate) const ROOT: &str = "/data";
 
+/// How a data directory breaks the promise.
+pub(crate) enum Violation {
+    /// It, or a room, is not opened.
+    Refused(String),
+    /// It opens, and lacks what was acknowledged.
+    Lost(String),
+}
+
 /// The acknowledged content of every room.
 pub(crate) struct Oracle {
     rooms: Vec<(String, Vec<Vec<u8>>)>,
@@ -80,22 +88,22 @@ impl Oracle {
         disk: SimDisk,
         shards: u16,
         config: &EngineConfig,
-    ) -> Result<Vec<Document>, String> {
+    ) -> Result<Vec<Document>, Violation> {
         let disk: Arc<dyn Disk> = Arc::new(disk);
         let store = Store::open(&disk, Path::new(ROOT), shards, config, [0; 32])
-            .map_err(|e| format!("the data directory does not open: {e}"))?;
+            .map_err(|e| Violation::Refused(format!("the data directory does not open: {e}")))?;
         let mut engines = Vec::new();
         for shard in 0..store.shards() {
             let (engine, _) = store
                 .open_shard(&disk, shard, config)
-                .map_err(|e| format!("shard {shard} does not open: {e}"))?;
+                .map_err(|e| Violation::Refused(format!("shard {shard} does not open: {e}")))?;
             engines.push(engine);
         }
         let mut documents = Vec::new();
         for (room, (name, _)) in self.rooms.iter().enumerate() {
             let engine = &mut engines[usize::from(home_shard(name, store.shards()))];
-            let mut document = read(engine, &*disk, name)?;
-            self.check(room, &mut document)?;
+            let mut document = read(engine, &*disk, name).map_err(Violation::Refused)?;
+            self.check(room, &mut document).map_err(Violation::Lost)?;
             documents.push(document);
         }
         Ok(documents)
@@ -115,7 +123,7 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
         for request in requests.drain(..) {
             match request {
                 Request::Job(job) => engine.on_job_done(0, job.run(disk), &mut notices),
-                Request::Write(job) => {
+                Request::Write { job, .. } => {
                     let len = job.buffer.len();
                     let written = disk
                         .write_at(&job.path, job.offset, job.buffer.as_slice())
@@ -139,9 +147,8 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
     if status != RoomStatus::Ready {
         return Err(format!("{name} is never ready"));
     }
-    let mut state = Vec::new();
-    engine
-        .diff(room, &[0], &mut state)
+    let state = engine
+        .diff(room, &[0])
         .map_err(|e| format!("{name}: {e}"))?;
     let mut document = Document::new(1);
     document.apply(&state)?;

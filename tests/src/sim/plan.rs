@@ -50,6 +50,30 @@ pub(crate) enum Fault {
     FullMailboxes(u64),
     /// Every connection is reset.
     Storm,
+    /// The same, and all come back at once.
+    Stampede,
+    /// The clock goes forward by so much at once, as after a machine was suspended.
+    ClockJump(u64),
+    /// The next log write arrives, and its sync fails.
+    SyncError,
+    /// The next job fails at this disk operation.
+    JobError(u64),
+    /// The next log write goes so many blocks astray and says that it went well.
+    Misdirected(i64),
+    /// The next log sync says that it is done, and did nothing.
+    LostSync,
+    /// A bit flips in what was durable.
+    Rot,
+}
+
+/// Which kinds of faults a plan draws from. A kind that is added later must not change what a seed
+/// meant before: it is drawn from a stream of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mix {
+    /// Those there were when the seeds of `SEEDS_OF_FIRST_FAULTS` were found.
+    First,
+    /// All.
+    All,
 }
 
 /// The parameters of a run.
@@ -77,7 +101,17 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of a seed.
-    pub fn draw(rng: &mut Rng) -> Self {
+    pub fn of(seed: u64, rng: &mut Rng, mix: Mix) -> Self {
+        let mut plan = Self::draw(rng);
+        if mix == Mix::All {
+            let more = later_faults(&mut Rng::new(!seed), plan.span);
+            plan.faults.extend(more);
+            plan.faults.sort_by_key(|(at, _)| *at);
+        }
+        plan
+    }
+
+    fn draw(rng: &mut Rng) -> Self {
         let shards = if rng.one_in(3) {
             1
         } else {
@@ -149,6 +183,7 @@ impl Plan {
             shards,
             strict: self.strict,
             access: Access::Loopback(Vec::new()),
+            quarantine: Default::default(),
             limits: self.limits,
             guard: Limits::default(),
         }
@@ -183,8 +218,29 @@ fn faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
     faults
 }
 
+/// Of the kinds that came later, in half of the runs.
+fn later_faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
+    if rng.one_in(2) {
+        return Vec::new();
+    }
+    let kinds: Vec<u64> = (0..rng.range(1..3)).map(|_| rng.range(0..8)).collect();
+    let faults = (0..rng.range(1..4)).map(|_| {
+        let fault = match *rng.pick(&kinds) {
+            0 => Fault::Stampede,
+            1 => Fault::ClockJump(*rng.pick(&[SECOND / 10, SECOND, 100 * SECOND, 1 << 62])),
+            2 => Fault::SyncError,
+            3 => Fault::JobError(rng.range(0..4)),
+            4 => Fault::Misdirected(*rng.pick(&[-4, -2, -1, 1, 2, 3])),
+            5 => Fault::LostSync,
+            _ => Fault::Rot,
+        };
+        (rng.range(0..span), fault)
+    });
+    faults.collect()
+}
+
 fn limits(rng: &mut Rng) -> SessionLimits {
-    SessionLimits {
+    let mut limits = SessionLimits {
         http_head_timeout: Duration::from_secs(1),
         queue_soft_bytes: *rng.pick(&[200, 4 << 10, 1 << 20]),
         queue_hard_bytes: *rng.pick(&[16 << 10, 1 << 20]),
@@ -195,7 +251,12 @@ fn limits(rng: &mut Rng) -> SessionLimits {
         ping: Duration::from_secs(1),
         slice_bytes: *rng.pick(&[256, SLICE_BYTES]),
         ..SessionLimits::default()
+    };
+    if limits.slice_bytes < SLICE_BYTES && limits.queue_soft_bytes < 1 << 20 {
+        // One large answer at a time.
+        limits.answer_bytes_max = 1;
     }
+    limits
 }
 
 fn engine(rng: &mut Rng) -> EngineConfig {

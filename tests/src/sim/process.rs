@@ -19,6 +19,7 @@ impl World {
         self.process += 1;
         self.draining = false;
         self.log_error = false;
+        self.sync_error = false;
         let powered_off = self.power_at.is_some_and(|at| self.disk.ops_count() > at);
         if power || powered_off {
             self.disk.crash(self.rng.next());
@@ -32,7 +33,10 @@ impl World {
                 self.reset_by_server(id);
             }
         }
-        self.check_disk(self.disk.fork(), "after a crash");
+        let kept = self.check_disk(self.disk.fork(), "after a crash");
+        if kept.is_none() {
+            return self.give_up();
+        }
         let at = self.now + self.rng.range(0..300 * MILLISECOND);
         self.at(at, Action::Restart);
     }
@@ -56,6 +60,7 @@ impl World {
                     self.schedule_turn(id);
                 }
             }
+            Err(error) if self.explains(&error) => self.give_up(),
             Err(error) => {
                 let excused = self.disk_full
                     || self.may_not_open

@@ -2,14 +2,18 @@
 
 use super::client::Phase;
 use super::node::Input;
-use super::plan::{MILLISECOND, Role, SECOND};
+use super::plan::{MILLISECOND, Mix, Plan, Role, SECOND};
+use super::rng::Rng;
 use super::world::World;
 use collabblocks_server::shard::ControlRequest;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds that once failed; every test run tries them again.
-pub const SEEDS: &[u64] = &[
+pub const SEEDS: &[u64] = &[];
+
+/// The same, of the time when there were fewer kinds of faults: they keep the plans that failed.
+pub const SEEDS_OF_FIRST_FAULTS: &[u64] = &[
     12, 17, 176, 187, 252, 1038, 1392, 1404, 1482, 1979, 5365, 9307, 13938, 15320, 25090, 40991,
 ];
 
@@ -28,14 +32,33 @@ pub struct Outcome {
     pub seen: BTreeMap<&'static str, u64>,
 }
 
+/// What a seed's plan is drawn from.
+pub fn mix(seed: u64) -> Mix {
+    match SEEDS_OF_FIRST_FAULTS.contains(&seed) {
+        true => Mix::First,
+        false => Mix::All,
+    }
+}
+
 /// Runs a seed; what it violates is the error. With `print`, all that happens is told on the way.
 pub fn run(seed: u64, print: bool) -> Result<Outcome, String> {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::of(seed, &mut rng.fork(), mix(seed));
+    run_plan(plan, rng, print)
+}
+
+/// Runs a plan with the chances of `rng`.
+pub(crate) fn run_plan(plan: Plan, rng: Rng, print: bool) -> Result<Outcome, String> {
     catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, print);
+        let mut world = World::new(plan, rng, print);
         world.trouble();
-        world.settle();
-        world.part();
-        world.end();
+        if !world.given_up {
+            world.settle();
+        }
+        if !world.given_up {
+            world.part();
+            world.end();
+        }
         Outcome {
             hash: world.log.hash(),
             events: world.log.events,
@@ -59,7 +82,15 @@ impl World {
 
     /// Nothing goes wrong any more: all replicas become the same.
     fn settle(&mut self) {
+        self.look_for_damage();
+        if self.given_up {
+            return;
+        }
         self.calm = true;
+        self.sync_error = false;
+        self.job_error = None;
+        self.misdirected = None;
+        self.lost_sync = false;
         self.disk.clear_faults();
         self.power_at = None;
         self.power_in_write = false;
@@ -132,7 +163,9 @@ impl World {
         });
         let disk = self.disk.fork();
         disk.crash(self.rng.next());
-        let kept = self.check_disk(disk, "after an orderly end");
+        let kept = self
+            .check_disk(disk, "after an orderly end")
+            .expect("nothing was damaged");
         for client in self
             .clients
             .iter()

@@ -69,7 +69,10 @@ impl World {
             }
         }
         let node = &mut self.nodes[shard];
-        if node.timer.is_some_and(|at| at <= self.now) {
+        if node
+            .timer
+            .is_some_and(|at| at <= self.now + self.clock_ahead)
+        {
             node.timer = None;
             self.feed(shard, Event::Timer);
         }
@@ -77,6 +80,7 @@ impl World {
         self.carry_out(shard);
         if let Some(at) = self.nodes[shard].timer {
             // A turn takes its time.
+            let at = at.saturating_sub(self.clock_ahead);
             self.turn_by(shard, at.max(self.now + MICROSECOND));
         }
         self.check_node(shard);
@@ -119,9 +123,9 @@ impl World {
                 .log
                 .note(self.now, format_args!("shard {shard}: {other:?}")),
         }
+        let now = Instant(self.clock());
         let node = &mut self.nodes[shard];
-        node.shard
-            .on_event(Instant(self.now), event, &mut node.effects);
+        node.shard.on_event(now, event, &mut node.effects);
     }
 
     fn saw_mail(&mut self, mail: &str) {
@@ -161,6 +165,12 @@ impl World {
                 if let Some(state) = self.nodes[shard].live(conn) {
                     state.blocked_since = None;
                     self.feed(shard, Event::Drained { conn });
+                }
+            }
+            Input::Progress(conn, unsent_bytes) => {
+                if self.nodes[shard].live(conn).is_some() {
+                    self.saw("progress");
+                    self.feed(shard, Event::Blocked { conn, unsent_bytes });
                 }
             }
             Input::Refused(conn) => {
@@ -239,9 +249,14 @@ impl World {
     /// The bounds of what a runtime can see.
     fn check_node(&mut self, shard: usize) {
         let limits = self.plan.limits;
-        let patience = limits.slow_reader_timeout.as_nanos() as u64 + 2 * SECOND;
+        // Each sixteenth that is taken gives it time for the next.
+        let patience = 17 * limits.slow_reader_timeout.as_nanos() as u64 + 2 * SECOND;
         for (id, conn) in self.nodes[shard].conns() {
             if let Some(since) = conn.blocked_since.filter(|_| conn.live) {
+                assert!(
+                    !conn.farewell,
+                    "{id:?} was told its farewell and not closed"
+                );
                 let blocked = self.now - since;
                 assert!(
                     blocked < patience,

@@ -1,4 +1,4 @@
-use super::{SEEDS, run};
+use super::{SEEDS, SEEDS_OF_FIRST_FAULTS, run};
 use std::collections::BTreeMap;
 
 /// Seeds of a plain test run.
@@ -21,6 +21,14 @@ const SEEN: &[&str] = &[
     "manifest",
     "copy",
     "remove",
+    "clock jumped",
+    "sync failed",
+    "job failed",
+    "misdirected",
+    "sync lost",
+    "rotten",
+    "refused",
+    "damage without effect",
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -45,7 +53,8 @@ fn simulated_worlds_keep_every_promise() {
     }
     let mut acknowledged = 0;
     let mut seen = BTreeMap::new();
-    for seed in SEEDS.iter().copied().chain(0..COUNT) {
+    let once_failed = SEEDS.iter().chain(SEEDS_OF_FIRST_FAULTS).copied();
+    for seed in once_failed.chain(0..COUNT) {
         let outcome = run(seed, false).unwrap_or_else(|why| fails(seed, &why));
         acknowledged += outcome.acknowledged;
         for (what, times) in outcome.seen {

@@ -144,6 +144,11 @@ impl World {
         };
         state.rest.drain(..taken);
         if !state.rest.is_empty() {
+            let unsent = state.rest.len();
+            if state.live && state.told - unsent > state.held_back / 16 {
+                state.told = unsent;
+                self.input(shard, Input::Progress(conn, unsent));
+            }
             return;
         }
         if state.live {

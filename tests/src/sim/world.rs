@@ -1,6 +1,7 @@
 //! The world: virtual time, and all that happens in it, in order.
 
-use super::client::Client;
+use super::client::{Client, Phase};
+use super::damage::Damage;
 use super::log::EventLog;
 use super::network::Link;
 use super::node::{Input, Node};
@@ -8,8 +9,8 @@ use super::oracle::Oracle;
 use super::plan::{Fault, MILLISECOND, Plan};
 use super::rng::Rng;
 use collabblocks_server::shard::{ConnId, ControlRequest};
-use collabblocks_storage_engine::Job;
-use collabblocks_wal::sim_disk::SimDisk;
+use collabblocks_storage_engine::{Job, JobDone};
+use collabblocks_wal::sim_disk::{SimDisk, SimFault};
 use collabblocks_wal::{Disk, WriteJob};
 use std::collections::BTreeMap;
 use std::io;
@@ -59,6 +60,20 @@ pub(crate) struct World {
     pub mailboxes_full: bool,
     /// The next log write fails.
     pub log_error: bool,
+    /// The next log sync fails.
+    pub sync_error: bool,
+    /// The next job fails at this operation.
+    pub job_error: Option<u64>,
+    /// The next log write goes so many blocks astray.
+    pub misdirected: Option<i64>,
+    /// The next log sync does nothing.
+    pub lost_sync: bool,
+    /// What the disk did to what it had taken, and nobody has seen yet.
+    pub damage: Vec<Damage>,
+    /// The data directory is not opened any more, for good reason.
+    pub given_up: bool,
+    /// How far the machine's clock is ahead of virtual time.
+    pub clock_ahead: u64,
     /// The disk operation at which the power goes.
     pub power_at: Option<u64>,
     /// The power goes after the next write of a log, before its sync.
@@ -76,9 +91,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, print: bool) -> Self {
-        let mut rng = Rng::new(seed);
-        let plan = Plan::draw(&mut rng.fork());
+    pub fn new(plan: Plan, mut rng: Rng, print: bool) -> Self {
         let disk = SimDisk::new();
         let clients = plan.clients.iter().enumerate().map(|(n, (role, room))| {
             let at = rng.range(0..200 * MILLISECOND);
@@ -100,6 +113,13 @@ impl World {
             disk_full: false,
             mailboxes_full: false,
             log_error: false,
+            sync_error: false,
+            job_error: None,
+            misdirected: None,
+            lost_sync: false,
+            damage: Vec::new(),
+            given_up: false,
+            clock_ahead: 0,
             power_at: None,
             power_in_write: false,
             may_not_open: false,
@@ -147,6 +167,9 @@ impl World {
                 return;
             }
             self.perform(action);
+            if self.given_up {
+                return;
+            }
             if self.power_at.is_some_and(|at| self.disk.ops_count() > at) {
                 self.crash(true);
             }
@@ -160,14 +183,14 @@ impl World {
                 self.log_write(shard, job)
             }
             Action::LogSync(process, shard, job, written) if process == self.process => {
-                let result = written.and_then(|n| self.disk.sync(&job.path).map(|()| n));
+                let result = written.and_then(|n| self.log_sync(&job).map(|()| n));
                 self.input(shard, Input::LogWritten(job, result));
             }
             Action::Run(process, shard, job) if process == self.process => {
                 self.log
                     .note(self.now, format_args!("shard {shard} runs {job:?}"));
                 self.saw_job(&job);
-                let done = job.run(&*self.shared_disk);
+                let done = self.run_job(job);
                 self.input(shard, Input::JobDone(done));
             }
             Action::CloseDeadline(process, shard, conn) if process == self.process => {
@@ -209,14 +232,18 @@ impl World {
         self.check_disk(disk, "after a crash right after an acknowledgement");
     }
 
-    /// A data directory keeps what was promised.
-    pub fn check_disk(&self, disk: SimDisk, when: &str) -> Vec<super::document::Document> {
-        disk.clear_faults();
-        disk.set_capacity(None);
-        match self.oracle.check_disk(disk, self.shards, &self.plan.engine) {
-            Ok(documents) => documents,
-            Err(violation) => panic!("{when}: {violation}"),
+    fn run_job(&mut self, job: Job) -> JobDone {
+        let Some(after) = self.job_error.take_if(|_| self.power_at.is_none()) else {
+            return job.run(&*self.shared_disk);
+        };
+        let op = self.disk.ops_count() + after;
+        self.disk.fail(op, SimFault::Eio);
+        let done = job.run(&*self.shared_disk);
+        self.disk.clear_faults();
+        if self.disk.ops_count() > op {
+            self.saw("job failed");
         }
+        done
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -230,8 +257,7 @@ impl World {
             Fault::PowerAtOperation(_) if self.power_at.is_some() => {}
             Fault::PowerAtOperation(after) => {
                 self.power_at = Some(ops + after);
-                self.disk
-                    .fail(ops + after, collabblocks_wal::sim_disk::SimFault::PowerOff);
+                self.disk.fail(ops + after, SimFault::PowerOff);
             }
             Fault::PowerInWrite => self.power_in_write = true,
             Fault::Kill => self.crash(false),
@@ -245,8 +271,7 @@ impl World {
             Fault::NoSpace => {
                 self.may_not_open = true;
                 let op = ops + self.rng.range(0..10);
-                self.disk
-                    .fail(op, collabblocks_wal::sim_disk::SimFault::Enospc);
+                self.disk.fail(op, SimFault::Enospc);
             }
             Fault::DiskFull(span) => {
                 self.set_disk_full(true);
@@ -260,20 +285,52 @@ impl World {
                 self.mailboxes_full = true;
                 self.at(self.now + span, Action::FullMailboxesEnd);
             }
-            Fault::Storm => {
+            Fault::Storm => self.reset_all(),
+            Fault::Stampede => {
+                self.reset_all();
+                let now = self.now;
                 for index in 0..self.clients.len() {
-                    if let Some(id) = self.clients[index].link {
-                        let mut rng = self.rng.fork();
-                        self.clients[index].lost(self.now, &mut rng);
-                        self.links
-                            .get_mut(&id)
-                            .expect("a client's link is there")
-                            .client = None;
-                        self.reset_by_client(id);
+                    if let Phase::Offline { retry_at } = &mut self.clients[index].phase {
+                        *retry_at = now;
+                        self.at(now, Action::Tick(index));
                     }
                 }
             }
+            Fault::ClockJump(span) => self.clock_jump(span),
+            Fault::SyncError => self.sync_error = true,
+            Fault::JobError(after) => self.job_error = Some(after),
+            Fault::Misdirected(blocks) => self.misdirected = Some(blocks),
+            Fault::LostSync => self.lost_sync = true,
+            Fault::Rot => self.rot(),
         }
+    }
+
+    fn reset_all(&mut self) {
+        for index in 0..self.clients.len() {
+            if let Some(id) = self.clients[index].link {
+                let mut rng = self.rng.fork();
+                self.clients[index].lost(self.now, &mut rng);
+                self.links
+                    .get_mut(&id)
+                    .expect("a client's link is there")
+                    .client = None;
+                self.reset_by_client(id);
+            }
+        }
+    }
+
+    /// The machine's clock is `span` further at once: what was due by then is due now.
+    fn clock_jump(&mut self, span: u64) {
+        self.clock_ahead = self.clock_ahead.saturating_add(span).min(1 << 62);
+        for shard in 0..self.nodes.len() {
+            self.schedule_turn(shard);
+        }
+        self.saw("clock jumped");
+    }
+
+    /// The time that a shard is told.
+    pub fn clock(&self) -> u64 {
+        self.now + self.clock_ahead
     }
 
     pub fn set_disk_full(&mut self, full: bool) {

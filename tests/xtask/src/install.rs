@@ -1,4 +1,5 @@
-//! What the tests need and a machine may not have: Chromium, Node packages, rustfmt and clippy.
+//! What the tests need and a machine may not have: Chromium, Node packages, valgrind, rustfmt and
+//! clippy.
 
 use crate::run::{Outcome, command, run, works};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ const STAMP: &str = "node_modules/.installed-lock.json";
 
 /// Installs what is not there.
 pub fn all(root: &Path) -> Outcome {
-    let mut outcome = toolchain(root).then(|| chromium(root));
+    let mut outcome = toolchain(root)
+        .then(|| chromium(root))
+        .then(|| valgrind(root));
     for folder in node_folders(root) {
         outcome = outcome.then(|| node_packages(&folder));
     }
@@ -48,6 +51,19 @@ fn chromium(root: &Path) -> Outcome {
     {
         return Outcome::Passed(Vec::new());
     }
+    apt(root, "chromium")
+}
+
+/// What counts instructions.
+pub fn valgrind(root: &Path) -> Outcome {
+    if works(root, "valgrind", &["--version"]) {
+        return Outcome::Passed(Vec::new());
+    }
+    // It needs the C library's debug symbols to know the functions that it replaces.
+    apt(root, "valgrind").then(|| apt(root, "libc6-dbg"))
+}
+
+fn apt(root: &Path, package: &str) -> Outcome {
     let sudo = !works(root, "sh", &["-c", "test $(id -u) = 0"]);
     let apt = |args: &[&str]| {
         let words = [
@@ -63,7 +79,7 @@ fn chromium(root: &Path) -> Outcome {
         command.env("DEBIAN_FRONTEND", "noninteractive");
         run(command, LIMIT)
     };
-    apt(&["update"]).then(|| apt(&["install", "--yes", "--no-install-recommends", "chromium"]))
+    apt(&["update"]).then(|| apt(&["install", "--yes", "--no-install-recommends", package]))
 }
 
 /// Installs a folder's locked packages, unless those installed are of the same lock file.

@@ -1,6 +1,7 @@
 //! Chores of the repository, run as `cargo xtask <command>`.
 
 mod install;
+mod instructions;
 mod run;
 mod steps;
 
@@ -17,6 +18,8 @@ Usage: cargo xtask <COMMAND>
 Commands:
   test [--only STEP]...  Runs all tests, installing first what they need; only some steps, if named
   test --list            Lists the steps
+  instructions           Counts the shard's instructions for each delivered edit
+  instructions --bless   The same, and makes the counts the baseline
   page                   Builds the page that the server carries
   bench [ARGUMENT]...    Runs the benchmark with these arguments
   deny                   Checks licences and sources of all dependencies
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["test", options @ ..] => test(options),
+        ["instructions"] => one("instructions", |root| instructions::check(root, false)),
+        ["instructions", "--bless"] => one("instructions", |root| instructions::check(root, true)),
         ["page"] => one("page", steps::page),
         ["bench", rest @ ..] => one("bench", |root| steps::bench(root, rest)),
         ["deny"] => one("deny", steps::deny),
@@ -84,7 +89,7 @@ fn test(options: &[&str]) -> Result<bool, String> {
     let chosen = match asked(options)? {
         Asked::List => {
             for step in steps::STEPS {
-                println!("{:9} {}", step.name, step.about);
+                println!("{:12} {}", step.name, step.about);
             }
             return Ok(true);
         }
@@ -120,9 +125,9 @@ fn one(name: &str, chore: impl FnOnce(&Path) -> Outcome) -> Result<bool, String>
 fn summary(ended: &[(&str, Outcome, Duration)]) -> String {
     let mut out = String::new();
     for (name, outcome, taken) in ended {
-        out += &format!("{name:9} {:>8}  {}\n", seconds(*taken), outcome.word());
+        out += &format!("{name:12} {:>8}  {}\n", seconds(*taken), outcome.word());
         for line in outcome.lines() {
-            out += &format!("                     {line}\n");
+            out += &format!("                        {line}\n");
         }
     }
     let total: Duration = ended.iter().map(|(_, _, taken)| *taken).sum();
@@ -131,7 +136,7 @@ fn summary(ended: &[(&str, Outcome, Duration)]) -> String {
         .filter(|(_, outcome, _)| outcome.failed())
         .map(|(name, ..)| *name)
         .collect();
-    out += &format!("{:9} {:>8}  ", "all", seconds(total));
+    out += &format!("{:12} {:>8}  ", "all", seconds(total));
     out += &if failed.is_empty() {
         "passed".into()
     } else {

@@ -1,6 +1,7 @@
 //! The steps of the test command, and the other chores.
 
 use crate::install;
+use crate::instructions;
 use crate::run::{Outcome, command, run, works};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     Step {
         name: "install",
-        about: "installs Chromium, Node packages and Rust components that are not there",
+        about: "installs Chromium, Node packages, valgrind and Rust components that are not there",
         run: install::all,
     },
     Step {
@@ -61,6 +62,11 @@ pub const STEPS: &[Step] = &[
         run: |root| cargo(root, 20, &["build", "--release"]),
     },
     Step {
+        name: "instructions",
+        about: "counts the shard's instructions for each delivered edit against the baseline",
+        run: |root| instructions::check(root, false),
+    },
+    Step {
         name: "js",
         about: "runs the tests of the page and other Node packages",
         run: js,
@@ -80,11 +86,13 @@ pub const STEPS: &[Step] = &[
 const E2E: &str = "tests/e2e";
 const PAGE: &str = "sdk/page";
 
-fn minutes(count: u64) -> Duration {
+/// So many minutes.
+pub fn minutes(count: u64) -> Duration {
     Duration::from_secs(60 * count)
 }
 
-fn cargo(root: &Path, limit_minutes: u64, args: &[&str]) -> Outcome {
+/// Runs cargo.
+pub fn cargo(root: &Path, limit_minutes: u64, args: &[&str]) -> Outcome {
     run(command(root, "cargo", args), minutes(limit_minutes))
 }
 
@@ -131,7 +139,7 @@ fn e2e(root: &Path, binary: &Path, runtime: &str) -> Outcome {
 }
 
 /// Where cargo builds to.
-fn target(root: &Path) -> PathBuf {
+pub fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root.join("target"), |folder| root.join(folder))
 }

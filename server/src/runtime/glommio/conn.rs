@@ -116,6 +116,8 @@ pub(super) struct Conn {
     pub held: Vec<u8>,
     /// A writer task has bytes for it.
     pub blocked: bool,
+    /// What goes after them, before the connection is closed.
+    pub farewell: Vec<u8>,
     /// Held, as dropping it ends it.
     pub _reader: Task<()>,
     pub writer: Option<Task<()>>,

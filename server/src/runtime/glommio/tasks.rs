@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // glommio's listener takes a raw descriptor and gives some.
 
 use super::conn::Stream;
-use crate::runtime::ACCEPT_REST_NS;
+use crate::runtime::{ACCEPT_REST_NS, progress_bytes};
 use crate::shard::{ConnId, Instant};
 use ::glommio::net::{TcpListener, TcpStream};
 use ::glommio::timer::Timer;
@@ -24,6 +24,8 @@ pub(super) enum Got {
     Bytes(ConnId, Vec<u8>),
     /// The peer closed, or the socket failed.
     End(ConnId),
+    /// The writer has this many bytes left.
+    Progress(ConnId, usize),
     /// The writer is done; how many bytes it wrote.
     Drained(ConnId, usize),
     SendFailed(ConnId),
@@ -107,11 +109,15 @@ pub(super) async fn read(conn: ConnId, stream: Rc<Stream>, queue: Rc<Queue>) {
 
 /// Writes what a socket did not take at once.
 pub(super) async fn write(conn: ConnId, stream: Rc<Stream>, bytes: Vec<u8>, queue: Rc<Queue>) {
-    let mut sent = 0;
+    let (mut sent, mut told) = (0, 0);
     while sent < bytes.len() {
         match stream.write(&bytes[sent..]).await {
             Ok(taken) if taken > 0 => sent += taken,
             _ => return queue.push(Got::SendFailed(conn)),
+        }
+        if sent - told >= progress_bytes(bytes.len()) && sent < bytes.len() {
+            told = sent;
+            queue.push(Got::Progress(conn, bytes.len() - sent));
         }
     }
     queue.push(Got::Drained(conn, sent));

@@ -1,6 +1,7 @@
 //! The ticker: a thread that wakes the turn every 10 ms.
 
 use crate::mailbox::Wake;
+use crate::runtime::placement;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ impl Ticker {
         let (stop, stopped) = sync_channel(1);
         let of_thread = asked.clone();
         let tick = move || {
+            // What keeps its shard's core busy must not keep it from waking the shard.
+            placement::unpin();
             let (mut silent, mut next) = (0, 1);
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 if of_thread.swap(true, Ordering::Relaxed) {

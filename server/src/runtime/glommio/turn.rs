@@ -151,6 +151,7 @@ impl<C: Core> Turn<C> {
             ended: false,
             held: Vec::new(),
             blocked: false,
+            farewell: Vec::new(),
             writer: None,
         })
     }
@@ -190,6 +191,11 @@ impl<C: Core> Turn<C> {
                 Got::AcceptFailed => self.stats.accept_errors += 1,
                 Got::Bytes(conn, bytes) => self.on_bytes(conn, bytes),
                 Got::End(conn) => self.on_end(conn),
+                Got::Progress(conn, unsent_bytes) => {
+                    if self.live(conn).is_some() {
+                        self.seat.feed(Event::Blocked { conn, unsent_bytes });
+                    }
+                }
                 Got::Drained(conn, bytes) => self.on_drained(conn, bytes),
                 Got::SendFailed(conn) => self.lose(conn),
                 Got::Timer(at) => {
@@ -310,6 +316,12 @@ impl<C: Core> Turn<C> {
         };
         conn.blocked = false;
         conn.writer = None;
+        if !conn.farewell.is_empty() {
+            let farewell = std::mem::take(&mut conn.farewell);
+            let writer = tasks::write(id, conn.stream.clone(), farewell, self.queue.clone());
+            conn.blocked = true;
+            conn.writer = Some(::glommio::spawn_local(writer));
+        }
         self.stats.bytes_sent += bytes as u64;
         if conn.is_live() {
             self.seat.feed(Event::Drained { conn: id });
@@ -343,7 +355,7 @@ impl<C: Core> Turn<C> {
                 }
                 Effect::PassToControl { conn, bytes } => self.leave(conn, Leaving::Control(bytes)),
                 Effect::Mail { to, mail } => self.mail(to, mail),
-                Effect::WriteLog(job) => self.log.send(job),
+                Effect::WriteLog { job, .. } => self.log.send(job),
                 Effect::RunJob(job) => self.ports.jobs.send(job),
                 Effect::SetTimer(at) => self.timer = Some(at),
                 Effect::Reply(reply) => self.reply(reply),
@@ -387,8 +399,12 @@ impl<C: Core> Turn<C> {
         let Some(conn) = self.conns.get(id).filter(|conn| conn.is_live()) else {
             return;
         };
-        assert!(!conn.blocked, "nothing is sent to a blocked connection");
         let bytes = &self.seat.effects.frames[range];
+        if conn.blocked {
+            assert!(conn.farewell.is_empty(), "a blocked connection is closed");
+            conn.farewell = bytes.to_vec();
+            return;
+        }
         if bytes.is_empty() {
             return;
         }

@@ -63,7 +63,10 @@ pub(super) struct Conn {
     /// What the socket did not take, how much of it went since, and whether a send is under way.
     pub rest: Vec<u8>,
     pub rest_sent: usize,
+    pub rest_part: usize,
     pub rest_sending: bool,
+    /// What goes after it, before the connection is closed.
+    pub farewell: Vec<u8>,
 }
 
 impl Conn {
@@ -83,7 +86,9 @@ impl Conn {
             sent_len: 0,
             rest: Vec::new(),
             rest_sent: 0,
+            rest_part: 0,
             rest_sending: false,
+            farewell: Vec::new(),
         }
     }
 

@@ -37,14 +37,12 @@ impl<C: Core> Ring<C> {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
                 Effect::Mail { to, mail } => self.mail(to, mail)?,
-                Effect::WriteLog(job) => {
+                Effect::WriteLog { job, lazy } => {
                     if let Some(thread) = &self.log_thread {
                         thread.send(job);
                         continue;
                     }
-                    // A core at rest notices the end at once; a busy one with what else wakes it.
-                    let busy = self.seat.now < self.turn_before.after(self.ports.log_lag);
-                    let ended = if busy {
+                    let ended = if lazy && !self.ports.log_lag.is_zero() {
                         self.log_due = Some(self.seat.now.after(self.ports.log_lag));
                         let ended = self.log.start(&mut self.log_uring, job)?;
                         self.log_uring.enter(None)?;
@@ -78,10 +76,11 @@ impl<C: Core> Ring<C> {
         if conn.failed || bytes.is_empty() {
             return Ok(());
         }
-        assert!(
-            !conn.is_blocked(),
-            "nothing is sent to a blocked connection"
-        );
+        if conn.is_blocked() {
+            assert!(conn.farewell.is_empty(), "a blocked connection is closed");
+            conn.farewell = bytes.to_vec();
+            return Ok(());
+        }
         assert_ne!(
             conn.sent_in_turn, self.turn,
             "one send for each connection and turn"

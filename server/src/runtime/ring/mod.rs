@@ -63,8 +63,6 @@ struct Ring<C> {
     log: LogWriter,
     /// The batch under way is on `log_uring`, and is looked for at this time at the latest.
     log_due: Option<Instant>,
-    /// When the turn before this one began.
-    turn_before: Instant,
     /// Writes the log instead, if so configured.
     log_thread: Option<LogThread>,
     stats: RuntimeStats,
@@ -111,7 +109,6 @@ impl<C: Core> Ring<C> {
             acceptor: Acceptor::new(listeners),
             log: LogWriter::new(ports.log_sync),
             log_due: None,
-            turn_before: Instant::default(),
             log_thread,
             ports,
             stats: RuntimeStats::default(),
@@ -147,7 +144,6 @@ impl<C: Core> Ring<C> {
                 return Ok(());
             }
             self.ports.wake.awoke();
-            self.turn_before = self.seat.now;
             self.seat.now = clock();
             self.ports.heartbeat.beat();
             self.stats.turns += 1;
@@ -232,8 +228,9 @@ impl<C: Core> Ring<C> {
         if self.log_due.is_none() {
             return Ok(());
         }
-        // No system call unless something has ended.
-        self.log_uring.enter(None)?;
+        if self.log_uring.has_ended() {
+            self.log_uring.enter(None)?;
+        }
         let mut done = std::mem::take(&mut self.done);
         self.log_uring.take_reaped(&mut done);
         for entry in done.drain(..) {

@@ -6,7 +6,7 @@ use super::conn::{Conn, Leaving, Phase, Recv};
 use super::uring::{Done, Op};
 use super::{Pending, Ring};
 use crate::mailbox::Parcel;
-use crate::runtime::{Core, pass};
+use crate::runtime::{Core, pass, progress_bytes};
 use crate::shard::{ConnId, Event, Mail};
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
@@ -156,6 +156,7 @@ impl<C: Core> Ring<C> {
         self.stats.bytes_sent -= unsent.len() as u64;
         conn.rest = unsent.to_vec();
         conn.rest_sent = 0;
+        conn.rest_part = progress_bytes(unsent.len());
         let (unsent_bytes, live) = (unsent.len(), conn.is_live());
         self.send_rest(id)?;
         if live {
@@ -169,9 +170,9 @@ impl<C: Core> Ring<C> {
 
     fn send_rest(&mut self, id: ConnId) -> io::Result<()> {
         let conn = self.conns.get(id).expect("it has something left to send");
-        // One call takes at most what an int counts.
+        // In parts, each of which tells the core that the socket takes bytes.
         let bytes = &conn.rest[conn.rest_sent..];
-        let bytes = &bytes[..bytes.len().min(1 << 30)];
+        let bytes = &bytes[..bytes.len().min(conn.rest_part)];
         let send = opcode::Send::new(
             Fd(conn.socket.as_raw_fd()),
             bytes.as_ptr(),
@@ -201,12 +202,28 @@ impl<C: Core> Ring<C> {
             error if error == -libc::ECANCELED => return self.go_on(id),
             _ => return self.fail(id),
         }
-        if conn.rest_sent < conn.rest.len() {
-            return if matches!(conn.phase, Phase::Dead) {
-                self.go_on(id)
-            } else {
-                self.send_rest(id)
-            };
+        if conn.rest_sent == conn.rest.len() {
+            conn.rest = std::mem::take(&mut conn.farewell);
+            conn.rest_sent = 0;
+        } else if conn.rest_sent > conn.rest.len() / 2 {
+            conn.rest.drain(..conn.rest_sent);
+            conn.rest.shrink_to_fit();
+            conn.rest_sent = 0;
+        }
+        let unsent_bytes = conn.rest.len() - conn.rest_sent;
+        if unsent_bytes > 0 {
+            if matches!(conn.phase, Phase::Dead) {
+                return self.go_on(id);
+            }
+            let live = conn.is_live();
+            self.send_rest(id)?;
+            if live {
+                self.seat.feed(Event::Blocked {
+                    conn: id,
+                    unsent_bytes,
+                });
+            }
+            return Ok(());
         }
         conn.rest = Vec::new();
         if conn.is_live() {

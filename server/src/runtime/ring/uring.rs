@@ -162,6 +162,14 @@ impl Uring {
             .map_err(|_| io::Error::other("the submission queue has no room after a submission"))
     }
 
+    /// Whether something has ended since it was last looked at.
+    pub fn has_ended(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let due = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        due || !self.ring.completion().is_empty()
+    }
+
     /// Submits what is queued; waits for a completion, if `wait` says how long.
     pub fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
         self.submit(usize::from(wait.is_some()), wait)

@@ -1,0 +1,131 @@
+//! The gate: mailboxes, timers, sockets and the log under CPU hogs, measured from outside.
+
+use super::harness::{Hogs, Set, Stage, echo, expect};
+use collabblocks_server::runtime::{LogSync, RuntimeKind};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// No round trip may take as long.
+const STALL: Duration = Duration::from_secs(1);
+
+/// For a write of the log to end once the hogs have.
+const LOG_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Round trips of one kind.
+struct Trips {
+    name: &'static str,
+    took: Vec<Duration>,
+}
+
+impl Trips {
+    fn quantile(&self, share: f64) -> Duration {
+        let last = self.took.len() - 1;
+        self.took[(last as f64 * share).round() as usize]
+    }
+
+    fn longest(&self) -> Duration {
+        self.quantile(1.0)
+    }
+}
+
+/// Whatever way the log is synced, nothing that does not wait for the log waits with it. What does wait,
+/// an acknowledgement, is bounded where the log has a thread of its own. In the other ways the end of a
+/// write is handled by a kernel worker of one core, which an overcommitted core can leave waiting for
+/// seconds: `docs/performance.md` has the figures.
+pub fn nothing_stalls_under_cpu_hogs(runtime: RuntimeKind) {
+    let seconds = std::env::var("COLLABBLOCKS_STALL_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let time = Duration::from_secs(seconds.unwrap_or(2));
+    let hogs = std::env::var("COLLABBLOCKS_STALL_HOGS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let modes = match runtime {
+        RuntimeKind::Ring => &[LogSync::Thread, LogSync::Dsync, LogSync::Fdatasync][..],
+        // Its log always has a thread.
+        RuntimeKind::Glommio => &[LogSync::Thread][..],
+    };
+    for &sync in modes {
+        let mut set = Set::of(runtime);
+        set.sync = sync;
+        let stage = set.start();
+        let hogs = Hogs::start(hogs.unwrap_or(2));
+        let all = run_all(&stage, time, hogs);
+        for trips in all {
+            let [half, most, longest] =
+                [0.5, 0.99, 1.0].map(|share| trips.quantile(share).as_secs_f64() * 1e3);
+            println!(
+                "{runtime:?} {sync:?} {:>8}: {:>6} round trips, ms p50 {half:.2} p99 {most:.2} max {longest:.0}",
+                trips.name,
+                trips.took.len(),
+            );
+            let bounded = trips.name != "log" || sync == LogSync::Thread;
+            assert!(
+                !bounded || trips.longest() < STALL,
+                "{} stalled for {:?} with {sync:?}",
+                trips.name,
+                trips.longest(),
+            );
+        }
+        stage.end();
+    }
+}
+
+/// What is still under way after `time` ends without the hogs.
+fn run_all(stage: &Stage, time: Duration, hogs: Hogs) -> [Trips; 5] {
+    std::thread::scope(|scope| {
+        let run = |name, mut action: Box<dyn FnMut() + Send>| {
+            let thread = scope.spawn(move || {
+                let (end, mut took) = (Instant::now() + time, Vec::new());
+                while Instant::now() < end {
+                    let start = Instant::now();
+                    action();
+                    took.push(start.elapsed());
+                }
+                took.sort_unstable();
+                took
+            });
+            (name, thread)
+        };
+        // On the shard whose log is written too, and on the other.
+        let mut socket = stage.connect("other echo\n");
+        let mut log = stage.connect("other log\n");
+        log.set_read_timeout(Some(time + LOG_TIMEOUT)).unwrap();
+        let mut timer = stage.connect("delay\n");
+        let mut idle = stage.connect("echo\n");
+        let threads = [
+            run("socket", Box::new(move || echo(&mut socket, b"ping"))),
+            run(
+                "mailbox",
+                Box::new(move || echo(&mut stage.connect("other echo\n"), b"ping")),
+            ),
+            run(
+                "log",
+                Box::new(move || {
+                    log.write_all(b"x").unwrap();
+                    expect(&mut log, b"w");
+                }),
+            ),
+            run(
+                "timer",
+                Box::new(move || {
+                    timer.write_all(b"x").unwrap();
+                    expect(&mut timer, b"t");
+                }),
+            ),
+            run(
+                "idle",
+                Box::new(move || {
+                    std::thread::sleep(Duration::from_millis(150));
+                    echo(&mut idle, b"ping");
+                }),
+            ),
+        ];
+        std::thread::sleep(time);
+        drop(hogs);
+        threads.map(|(name, thread)| Trips {
+            name,
+            took: thread.join().unwrap(),
+        })
+    })
+}
