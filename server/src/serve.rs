@@ -268,9 +268,9 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             sessions_per_room_max: limits.sessions_per_room_max,
             hot_room_sessions: limits.hot_room_sessions,
             presence_rate_max: limits.presence_rate_max,
-            presence_burst: limits.presence_burst,
+            presence_burst: limits.presence_burst_max,
             pace: Pace {
-                interval_max: ms(limits.delivery_interval_ms_max),
+                interval_max: ms(limits.delivery_interval_max_ms),
                 ..Pace::default()
             },
             http_head_bytes_max: limits.http_head_bytes_max,

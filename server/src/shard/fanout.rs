@@ -4,6 +4,7 @@ use super::away::is_away;
 use super::connection::{Connection, Stage};
 use super::effect::{Effect, Effects};
 use super::event::ControlReply;
+use super::guests::is_guest;
 use super::hot::tell_cores;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
@@ -214,6 +215,9 @@ impl Shard {
     /// A reader too slow to be kept: it may come back and get a diff.
     pub(super) fn give_up(&mut self, now: Instant, id: ConnId) {
         self.count_refused("slow_reader");
+        if is_guest(id) {
+            return self.close_guest(now, id, None);
+        }
         self.leave(now, id);
         if let Some(connection) = self.touch(id) {
             connection.stage = Stage::Closing { flush: false };

@@ -29,8 +29,6 @@ pub struct Guest {
     pub answered: bool,
     /// The answer, if it is large.
     pub stream: Option<Arc<Messages>>,
-    /// The code and the reason it is closed with.
-    pub goodbye: Option<(u16, Box<str>)>,
 }
 
 #[derive(Debug, Default)]

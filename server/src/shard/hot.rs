@@ -2,7 +2,7 @@
 //! of a turn go out once for each core that has guests, whatever the number of its sessions.
 
 use super::acks::To;
-use super::connection::{Connection, Stage};
+use super::connection::Connection;
 use super::fanout::RESTARTS;
 use super::guests::{Guest, Guests, is_guest};
 use super::mail::{Item, Post};
@@ -83,7 +83,6 @@ impl Shard {
             answer_at: 0,
             answered: false,
             stream: None,
-            goodbye: None,
         });
         let (room_id, status) = self.enter(now, id, name);
         let room = self.room(room_id);
@@ -301,21 +300,31 @@ impl Shard {
         }
     }
 
-    /// Closes a guest: it leaves at once, its core says so to the client.
-    pub(super) fn close_guest(&mut self, now: Instant, id: ConnId, code: u16, reason: &str) {
-        let there = self.guests.touch(id);
-        if there.is_none_or(|connection| matches!(connection.stage, Stage::Closing { .. })) {
+    /// Closes a guest: it leaves at once, and its core says `goodbye` to the client, if it is to. The
+    /// letter says so before anything of a session that comes after it.
+    pub(super) fn close_guest(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        goodbye: Option<(u16, Box<str>)>,
+    ) {
+        if self.guests.get(id).is_none() {
             return;
         }
         self.leave(now, id);
-        if let Some(guest) = self.guests.get_mut(id) {
-            guest.goodbye = Some((code, reason.into()));
-            guest.connection.stage = Stage::Closing { flush: true };
-        }
+        let guest = self.guests.get_mut(id).expect("it has left its room alone");
+        let letter = &mut self.post.lane(guest.core).letter;
+        let out = guest.connection.out.as_slice();
+        let bytes = letter.put(if goodbye.is_some() { out } else { &[] });
+        letter.items.push(Item::Close {
+            conn: guest.conn,
+            bytes,
+            goodbye,
+        });
+        self.guests.remove(id);
     }
 
-    /// Puts what the turn has for single guests into the letters, before the rooms' frames: who is
-    /// closed is to hear nothing of those.
+    /// Puts what the turn has for single guests into the letters, before the rooms' frames.
     pub(super) fn flush_guests(&mut self, now: Instant) {
         let mut touched = std::mem::take(&mut self.guests.touched);
         touched.retain(|&id| self.flush_guest(now, id));
@@ -331,18 +340,6 @@ impl Shard {
         };
         let lane = self.post.lane(guest.core);
         let connection = &mut guest.connection;
-        if matches!(connection.stage, Stage::Closing { .. }) {
-            let goodbye = guest.goodbye.take();
-            let out = connection.out.as_slice();
-            let bytes = lane.letter.put(if goodbye.is_some() { out } else { &[] });
-            lane.letter.items.push(Item::Close {
-                conn: guest.conn,
-                bytes,
-                goodbye,
-            });
-            self.guests.remove(id);
-            return false;
-        }
         if !lane.is_free() {
             if connection.out.len() > hard {
                 self.give_up(now, id);

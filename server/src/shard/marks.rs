@@ -61,15 +61,21 @@ mod tests {
             offset += SPACING_BYTES + n % 7;
             assert!(marks.wants(offset) && marks.0.len() <= MARKS_MAX);
             marks.add(offset, &offset.to_le_bytes());
+            let found = |ask| match marks.before(ask).try_into() {
+                Ok(bytes) => u64::from_le_bytes(bytes),
+                Err(_) => 0,
+            };
             for ask in [offset, offset - 1, offset / 2, SPACING_BYTES, 1] {
-                let found = marks.before(ask);
-                let at = match found.try_into() {
-                    Ok(bytes) => u64::from_le_bytes(bytes),
-                    Err(_) => 0,
-                };
-                assert!(at <= ask);
-                // What is asked for from half the past is answered from a quarter at the worst.
-                assert!(ask != offset / 2 || n < 100 || at >= ask / 2, "{ask} {at}");
+                assert!(found(ask) <= ask);
+            }
+            // A diff holds at most four times what was missed.
+            for part in 0..8 {
+                let missed = offset >> part;
+                let holds = offset - found(offset - missed);
+                assert!(
+                    holds <= 4 * (missed + SPACING_BYTES),
+                    "{holds} for {missed}"
+                );
             }
         }
     }

@@ -308,7 +308,7 @@ impl Shard {
     /// A session leaves its room at once.
     fn close(&mut self, now: Instant, id: ConnId, code: u16, reason: &str, flush: bool) {
         if is_guest(id) {
-            return self.close_guest(now, id, code, reason);
+            return self.close_guest(now, id, Some((code, reason.into())));
         }
         let Some(connection) = self.touch(id) else {
             return;
