@@ -3,13 +3,14 @@
 
 use crate::generator::Target;
 use crate::generator::join::{Crowd, Joined};
-use crate::process::{CpuTime, Memory, Server};
-use crate::run::Watched;
+use crate::process::{CpuTime, Memory, Server, core_busy_s, forget_peak};
+use crate::run::{Measured, Watched};
 use crate::scenario::Scenario;
 use crate::table::{Figure, UNBATCHED};
 use crate::{Error, Result};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A scenario of this kind.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -32,6 +33,9 @@ pub struct Joining {
     /// How often the server is started again, to be joined by one client each time.
     #[serde(default)]
     pub restarts: usize,
+    /// Seconds that it is left alone before the first of those: some write only now and then.
+    #[serde(default)]
+    pub rest: f64,
 }
 
 impl Joining {
@@ -45,7 +49,12 @@ impl Joining {
         let whole = self.document_edits > 0
             && self.document_chars > 0
             && self.document_chars.is_multiple_of(self.document_edits);
-        if self.rooms == 0 || self.joins == 0 || !whole || self.over < 0.0 {
+        if self.rooms == 0
+            || self.joins == 0
+            || !whole
+            || self.over < 0.0
+            || !(0.0..600.0).contains(&self.rest)
+        {
             return Err(Error::new(
                 "a join needs rooms, joins, and a document whose edits are all of one length",
             ));
@@ -63,75 +72,121 @@ impl Joining {
         &self,
         target: &Target,
         watched: Watched<'_>,
-        mut server: Option<&mut Server>,
-    ) -> Result<Vec<Figure>> {
-        let cpu_s = |watched: Watched<'_>| -> Result<Option<f64>> {
-            let time = watched.pid.map(CpuTime::of).transpose()?;
-            Ok(time.map(|time| time.on_cpu_ns as f64 / 1e9))
-        };
+        server: Option<&mut Server>,
+    ) -> Result<Measured> {
+        let mut measured = Measured::default();
         let edits = f64::from(self.document_edits) * self.rooms as f64;
-        let memory = |watched: Watched<'_>| watched.pid.map(Memory::of).transpose();
-        let mut figures = Vec::new();
-        let mut note = |figure: Option<Figure>| figures.extend(figure);
-
-        let before = cpu_s(watched)?;
         let scenario = self.scenario();
         let mut crowd = Crowd::new(self, &scenario, target)?;
+
+        let before = Use::of(watched)?;
         let taken_s = crowd.upload()?;
-        let cpu = cpu_s(watched)?.zip(before).map(|(now, then)| now - then);
-        note(
-            cpu.map(|cpu| {
+        let used = Use::of(watched)?.since(&before);
+        measured.figures.extend(
+            used.server_s.map(|cpu| {
                 Figure::new("load: CPU µs per edit", cpu * 1e6 / edits, 2).over(UNBATCHED)
             }),
         );
-        note(Some(Figure::new("load: edits/s", edits / taken_s, 0)));
+        let rate = Figure::new("load: edits/s", edits / taken_s, 0);
+        measured.figures.push(rate);
 
-        if let Some(pid) = watched.pid {
-            // The peak from here on. Where it is refused, the peak is that of the load too.
-            let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
-        }
-        let before = cpu_s(watched)?;
+        watched.pid.into_iter().for_each(forget_peak);
+        let before = Use::of(watched)?;
         let joined = crowd.join(self.joins, self.over)?;
-        let cpu = cpu_s(watched)?.zip(before).map(|(now, then)| now - then);
+        let used = Use::of(watched)?.since(&before);
+        let memory = watched.pid.map(Memory::of).transpose()?;
         drop(crowd);
-        note(cpu.map(|cpu| {
-            Figure::new("CPU µs per join", cpu * 1e6 / self.joins as f64, 1).over(UNBATCHED)
-        }));
-        for figure in latencies("join", &joined) {
-            note(Some(figure));
-        }
-        note(Some(Figure::new(
-            "all joined, ms",
-            joined.taken_ns as f64 / 1e6,
-            1,
-        )));
-        if let Some(memory) = memory(watched)? {
-            note(Some(Figure::new(
-                "peak RSS MB",
-                memory.rss_bytes_peak as f64 / 1e6,
-                1,
-            )));
-        }
+        let each = self.joins as f64;
+        measured.figures.extend(
+            used.server_s
+                .map(|cpu| Figure::new("CPU µs per join", cpu * 1e6 / each, 1).over(UNBATCHED)),
+        );
+        measured.figures.extend(latencies("join", &joined));
+        let taken_ms = joined.taken_ns as f64 / 1e6;
+        let all = Figure::new("all joined, ms", taken_ms, 1);
+        measured.figures.push(all);
+        measured.figures.extend(
+            memory.map(|memory| Figure::new("peak RSS MB", memory.rss_bytes_peak as f64 / 1e6, 1)),
+        );
+        measured.warnings.extend(used.warnings(taken_ms / 1e3));
 
-        if let Some(server) = server.as_mut().filter(|_| self.restarts > 0) {
-            let mut cold: Option<Joined> = None;
-            for _ in 0..self.restarts {
-                server.restart()?;
-                // It has begun to listen; what else it does at its start is not the room's opening.
-                std::thread::sleep(std::time::Duration::from_millis(500));
-                let mut crowd = Crowd::new(self, &scenario, target)?;
-                let Ok(opened) = crowd.join(1, 0.0) else {
-                    // It kept nothing: there is no cold opening to time.
-                    return Ok(figures);
-                };
-                match &mut cold {
-                    Some(cold) => cold.add(&opened),
-                    None => cold = Some(opened),
+        if let Some(server) = server.filter(|_| self.restarts > 0) {
+            self.open_cold(&scenario, target, server, &mut measured)?;
+        }
+        Ok(measured)
+    }
+
+    /// Starts the server again and lets one client join, as often as asked.
+    fn open_cold(
+        &self,
+        scenario: &Scenario,
+        target: &Target,
+        server: &mut Server,
+        measured: &mut Measured,
+    ) -> Result<()> {
+        std::thread::sleep(Duration::from_secs_f64(self.rest));
+        let mut cold: Option<Joined> = None;
+        for _ in 0..self.restarts {
+            server.restart()?;
+            let mut crowd = Crowd::new(self, scenario, target)?;
+            match (crowd.join(1, 0.0), &mut cold) {
+                (Ok(opened), Some(cold)) => cold.add(&opened),
+                (Ok(opened), None) => cold = Some(opened),
+                (Err(error), _) => {
+                    let warning = format!("after the server was started again: {error}");
+                    measured.warnings.push(warning);
+                    return Ok(());
                 }
             }
-            figures.extend(cold.iter().flat_map(|cold| latencies("cold", cold)));
         }
-        Ok(figures)
+        let figures = cold.iter().flat_map(|cold| latencies("cold", cold));
+        measured.figures.extend(figures);
+        Ok(())
+    }
+}
+
+/// CPU that was used so far, in seconds.
+struct Use {
+    server_s: Option<f64>,
+    /// By anybody, on the server's core.
+    core_s: Option<f64>,
+    generator_s: f64,
+}
+
+impl Use {
+    fn of(watched: Watched<'_>) -> Result<Self> {
+        let seconds = |time: CpuTime| time.on_cpu_ns as f64 / 1e9;
+        Ok(Self {
+            server_s: watched.pid.map(CpuTime::of).transpose()?.map(seconds),
+            core_s: watched.core.and_then(core_busy_s),
+            generator_s: seconds(CpuTime::of(std::process::id())?),
+        })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let difference = |now: Option<f64>, then: Option<f64>| Some(now? - then?);
+        Self {
+            server_s: difference(self.server_s, before.server_s),
+            core_s: difference(self.core_s, before.core_s),
+            generator_s: self.generator_s - before.generator_s,
+        }
+    }
+
+    fn warnings(&self, taken_s: f64) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let others = self.core_s.zip(self.server_s);
+        let others = others.map_or(0.0, |(core, server)| (core - server) / taken_s * 100.0);
+        // Ticks are coarse: of a short time nothing can be said.
+        if others > 5.0 && taken_s > 0.5 {
+            warnings.push(format!("others used {others:.0} % of the server's core"));
+        }
+        let generator = self.generator_s / taken_s * 100.0;
+        if generator > 90.0 {
+            warnings.push(format!(
+                "the generator's core was {generator:.0} % busy: figures may be its limit, not the server's"
+            ));
+        }
+        warnings
     }
 }
 

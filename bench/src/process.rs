@@ -18,6 +18,10 @@ const TICKS_PER_S: f64 = 100.0;
 /// How long a server may take until it accepts connections.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a server that has begun to accept connections is left alone, to end what else it does at
+/// its start.
+const SETTLE: Duration = Duration::from_millis(300);
+
 /// How long a server may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -102,6 +106,12 @@ impl Memory {
             rss_bytes_anonymous: field("RssAnon:").unwrap_or(0),
         })
     }
+}
+
+/// Forgets how much process `pid` held at most so far. Where that is refused, the peak is that of its
+/// whole life.
+pub fn forget_peak(pid: u32) {
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
 /// Time that `core` was not idle since boot, whoever used it, in seconds.
@@ -233,6 +243,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        std::thread::sleep(SETTLE);
         Ok(server)
     }
 

@@ -186,7 +186,7 @@ impl Report {
                 used.and_then(|used| ratio(used.cpu_s * 1e6, presence.shown_per_s * self.window_s));
             let cost = cost.filter(|_| self.scenario.pace == Pace::Idle);
             figures.extend(
-                cost.map(|cost| Figure::new("CPU µs per state shown", cost, 3).over(UNBATCHED)),
+                cost.map(|cost| Figure::new("CPU µs per state shown", cost, 3).over(BATCHED)),
             );
             figures.push(Figure::new("states shown/s", presence.shown_per_s, 0));
             let share = presence.superseded_share * 100.0;
@@ -197,9 +197,11 @@ impl Report {
                 2,
             ));
             let shown = presence.shown;
-            figures.push(Figure::new("shown p50 ms", shown.us_p50 / 1e3, 2).over(UNBATCHED));
-            figures.push(Figure::new("shown p99 ms", shown.us_p99 / 1e3, 2));
-            figures.push(Figure::new("shown max ms", shown.us_max / 1e3, 2));
+            if shown.count > 0 {
+                figures.push(Figure::new("shown p50 ms", shown.us_p50 / 1e3, 2).over(BATCHED));
+                figures.push(Figure::new("shown p99 ms", shown.us_p99 / 1e3, 2));
+                figures.push(Figure::new("shown max ms", shown.us_max / 1e3, 2));
+            }
         }
         if self.scenario.pace != Pace::Idle {
             let cost = self.cpu_us_per_delivered_edit();

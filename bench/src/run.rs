@@ -1,7 +1,7 @@
 //! One measured run: the generator on one side, the server's process on the other.
 
 use crate::generator::{self, Moment, Target};
-use crate::process::{CpuTime, Memory, Server, core_busy_s};
+use crate::process::{CpuTime, Memory, Server, core_busy_s, forget_peak};
 use crate::report::{Report, ServerUse, ratio};
 use crate::scenario::Scenario;
 use crate::table::Figure;
@@ -33,7 +33,7 @@ pub struct Watched<'a> {
 }
 
 /// What came of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Measured {
     /// The figures that stand in a table.
     pub figures: Vec<Figure>,
@@ -60,11 +60,7 @@ pub fn measure(
                 report: Some(report),
             })
         }
-        Work::Join(joining) => Ok(Measured {
-            figures: joining.measure(target, watched, server)?,
-            warnings: Vec::new(),
-            report: None,
-        }),
+        Work::Join(joining) => joining.measure(target, watched, server),
     }
 }
 
@@ -104,7 +100,10 @@ fn measure_load(
     let outcome = generator::run(scenario, target, &mut |moment| {
         let sample = Sample::take(watched, target)?;
         match moment {
-            Moment::Start => before = sample,
+            Moment::Start => {
+                watched.pid.into_iter().for_each(forget_peak);
+                before = sample;
+            }
             Moment::WindowStart => first = sample,
             Moment::WindowEnd => last = sample,
             Moment::End => end = sample,

@@ -167,6 +167,11 @@ keys::config! {
         load_queue_commands_max: usize = 1_000, Bound::Range(1, 1 << 24);
         /// Bytes of commands that wait for a room that is loading; at the cap as above.
         load_queue_bytes_max: usize = 5 << 20, Bound::Range(4 << 10, 1 << 30);
+        /// Bytes of commands of all sessions of a room that is loading. At the cap those who send
+        /// more are not read any further; one that has sent more than 64 KiB is closed with 1013.
+        load_queue_room_bytes_max: usize = 32 << 20, Bound::Range(64 << 10, 16 << 30);
+        /// Bytes of commands for all rooms of a core that are loading; at the cap as above.
+        load_queue_core_bytes_max: usize = 256 << 20, Bound::Range(64 << 10, 64 << 30);
         /// Bytes of distinct sync answers that a core is sending; those who ask for what another one is
         /// getting share it. Once there are so many, further ones wait until some have gone out.
         answer_bytes_max: usize = 128 << 20, Bound::Range(1 << 20, 64 << 30);

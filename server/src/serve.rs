@@ -1,7 +1,7 @@
 //! A whole server from a checked configuration: storage, shards, runtime, control plane.
 
 use crate::config::{self, Config};
-use crate::control::{self, Control, Ended, PASSED_SOCKETS_MAX, Shards};
+use crate::control::{self, Control, Ended, Hosts, PASSED_SOCKETS_MAX, Shards};
 use crate::preflight::Prepared;
 use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
@@ -14,6 +14,7 @@ use crate::shard::{
 use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +149,10 @@ pub fn serve_until(
             replies,
             sockets,
             listener: control_listener,
+            hosts: match config.access {
+                config::Access::Loopback => Hosts::local(&config.allowed_origins),
+                config::Access::Open => Hosts::Any,
+            },
             drain_timeout: Duration::from_millis(config.limits.shutdown_timeout_ms),
         },
         stop,
@@ -263,6 +268,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             config::Access::Loopback => Access::Loopback(config.allowed_origins.clone()),
             config::Access::Open => Access::Open(config.allowed_origins.clone()),
         },
+        hash_seed: RandomState::new().hash_one(id.0),
         limits: SessionLimits {
             connections_max: limits.connections_max.div_ceil(usize::from(shards)),
             sessions_per_room_max: limits.sessions_per_room_max,
@@ -284,6 +290,8 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             slow_reader_timeout: ms(limits.slow_reader_timeout_ms),
             load_queue_commands_max: limits.load_queue_commands_max,
             load_queue_bytes_max: limits.load_queue_bytes_max,
+            load_queue_room_bytes_max: limits.load_queue_room_bytes_max,
+            load_queue_core_bytes_max: limits.load_queue_core_bytes_max,
             answer_bytes_max: limits.answer_bytes_max,
             load_timeout: ms(limits.load_timeout_ms),
             gap_repeats_max: limits.gap_repeats_max,

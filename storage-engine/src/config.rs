@@ -100,6 +100,9 @@ pub enum RoomStatus {
 pub struct Outcome {
     /// What is to be relayed.
     pub applied: Applied,
+    /// Units, as client and clock, that what was cut off waits for: some of them. When one is there,
+    /// it is worth asking again.
+    pub wanted: Vec<(u64, u32)>,
     /// When `durable_lsn` reaches this, the update (also a known one) may be acknowledged.
     pub durable_at: Lsn,
     /// The room's sequence number after it.

@@ -120,6 +120,7 @@ impl Engine {
                 return Err(refusal);
             }
         };
+        let wanted = doc.take_wanted();
         let after = doc.memory_estimate();
         let bytes = match &applied {
             Applied::New => update,
@@ -127,6 +128,7 @@ impl Engine {
             Applied::Known | Applied::CutKnown => {
                 return Ok(Outcome {
                     applied,
+                    wanted,
                     durable_at: room.durable_at,
                     room_seq: room.seq,
                 });
@@ -145,6 +147,7 @@ impl Engine {
             durable_at: appended.durable_at,
             room_seq: room.seq,
             applied,
+            wanted,
         })
     }
 
@@ -216,6 +219,12 @@ impl Engine {
     /// Bytes of the room's encoded state, at most.
     pub fn state_bytes_max(&self, room: RoomId) -> usize {
         self.ready(room).map_or(0, |(_, doc)| doc.state_bytes_max())
+    }
+
+    /// Whether a client's unit is in the room.
+    pub fn has(&self, room: RoomId, client: u64, clock: u32) -> bool {
+        self.ready(room)
+            .is_ok_and(|(_, doc)| doc.has(client, clock))
     }
 
     fn ready(&self, room: RoomId) -> Result<(&str, &RoomDoc), Refusal> {

@@ -21,8 +21,8 @@ const MOVED_KEYS: u64 = 1 << 63;
 /// Bytes gathered before they are written.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// A shard of the new generation.
-struct Target {
+/// A shard of a new generation.
+pub(crate) struct Target {
     dir: ShardDir,
     tail: Tail,
     segments: Segments,
@@ -39,14 +39,7 @@ pub(crate) fn rehome(
     config: &EngineConfig,
 ) -> Result<(), OpenError> {
     let mut targets: Vec<Target> = (0..new.shards())
-        .map(|shard| Target {
-            dir: ShardDir::new(&new.shard_dir(shard), new.identity(shard)),
-            tail: Tail::default(),
-            segments: Segments::default(),
-            gathered: Vec::new(),
-            gathered_bytes: 0,
-            rooms: 0,
-        })
+        .map(|shard| Target::new(new, shard))
         .collect();
     for shard in 0..old.shards() {
         let (engine, _) = old.open_shard(disk, shard, config)?;
@@ -114,7 +107,19 @@ fn from_disk(
 }
 
 impl Target {
-    fn take(
+    pub(crate) fn new(store: &Store, shard: u16) -> Self {
+        Self {
+            dir: ShardDir::new(&store.shard_dir(shard), store.identity(shard)),
+            tail: Tail::default(),
+            segments: Segments::default(),
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            rooms: 0,
+        }
+    }
+
+    /// Adds a room; its key is made new.
+    pub(crate) fn take(
         &mut self,
         disk: &dyn Disk,
         config: &EngineConfig,
@@ -161,7 +166,11 @@ impl Target {
     }
 
     /// Makes the rest of the shard: a log, and the manifest that names it and the snapshots.
-    fn finish(mut self, disk: &dyn Disk, config: &EngineConfig) -> Result<(), OpenError> {
+    pub(crate) fn finish(
+        mut self,
+        disk: &dyn Disk,
+        config: &EngineConfig,
+    ) -> Result<(), OpenError> {
         self.flush(disk, config)?;
         let mut manifest = Manifest {
             store: self.dir.identity.store,

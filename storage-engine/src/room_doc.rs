@@ -37,6 +37,8 @@ pub struct RoomDoc {
     applied_bytes: usize,
     /// At most the size of the encoded state: what it was when last measured, and all since.
     state_bytes_bound: usize,
+    /// Some of what the last update that was cut lacked.
+    wanted: Vec<(u64, u32)>,
     /// Units deleted and bytes applied since the state was measured: what may have changed it.
     unmeasured: usize,
 }
@@ -51,6 +53,7 @@ impl RoomDoc {
             loaded_bytes: 0,
             applied_bytes: 0,
             state_bytes_bound: 0,
+            wanted: Vec::new(),
             unmeasured: 0,
         }
     }
@@ -92,7 +95,8 @@ impl RoomDoc {
                 self.applied(update.len());
                 Ok(Applied::New)
             }
-            Verdict::Planned(plan, notes) => {
+            Verdict::Planned(mut plan, notes) => {
+                self.wanted = std::mem::take(&mut plan.wanted);
                 if plan.runs.is_empty() && plan.deletes.is_empty() {
                     return Ok(if plan.gap {
                         Applied::CutKnown
@@ -127,6 +131,16 @@ impl RoomDoc {
     /// among.
     pub fn poisoned(&self) -> bool {
         self.poisoned
+    }
+
+    /// Units, as client and clock, that what was cut off the last update waits for: some of them.
+    pub fn take_wanted(&mut self) -> Vec<(u64, u32)> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Whether a client's unit is there.
+    pub fn has(&self, client: u64, clock: u32) -> bool {
+        clock < self.ledger.clock(client)
     }
 
     /// Appends the encoded state vector.

@@ -228,6 +228,34 @@ impl Store {
         )
     }
 
+    /// A new one whose shards the caller makes, and then installs.
+    pub(crate) fn fresh(
+        root: &Path,
+        shards: u16,
+        config: &EngineConfig,
+        entropy: [u8; 32],
+    ) -> Store {
+        Store {
+            root: root.into(),
+            file: StoreFile {
+                id: *entropy.first_chunk().expect("32 bytes begin with 16"),
+                generation: 1,
+                shards,
+                segment_bytes: config.log.segment_bytes,
+            },
+            salt_seed: u64::from_le_bytes(entropy[16..24].try_into().expect("eight bytes")),
+            rehomed_from: None,
+        }
+    }
+
+    /// Says that the shards are there (blocking).
+    pub(crate) fn install(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        disk.sync_dir(&generation_dir(&self.root, self.file.generation))
+            .and_then(|()| disk.sync_dir(&self.root))
+            .and_then(|()| self.file.store(disk, &self.root))
+            .map_err(at(&self.root))
+    }
+
     /// The data directory as it is, changing nothing; `None` where there is none.
     pub(crate) fn existing(disk: &dyn Disk, root: &Path) -> Result<Option<Store>, OpenError> {
         let file = StoreFile::load(disk, root)?;

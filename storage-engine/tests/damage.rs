@@ -3,7 +3,7 @@
 mod common;
 
 use collabblocks_storage_engine::{
-    EngineConfig, Limits, Notice, Refusal, RoomStatus, Store, list_rooms,
+    EngineConfig, Limits, Notice, Refusal, RoomStatus, Salvaged, Store, list_rooms, salvage,
 };
 use collabblocks_wal::sim_disk::SimDisk;
 use collabblocks_wal::{Disk, OpenError};
@@ -431,4 +431,90 @@ fn rooms_are_listed_without_opening() {
             .all(|r| r.room_seq == 120 && r.snapshot_seq == Some(120) && r.fault.is_none())
     );
     assert_eq!(list_rooms(&sim, Path::new("/elsewhere")).unwrap(), None);
+}
+
+/// Salvages into another directory of the same disk, and opens that.
+fn salvaged(sim: &SimDisk) -> (Salvaged, Host) {
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    let out = Path::new("/out");
+    let before = sim.files();
+    let salvaged = salvage(&disk, Path::new(ROOT), out, &config(), [9; 32]).unwrap();
+    for (path, bytes) in before {
+        assert_eq!(
+            sim.bytes(&path).as_ref(),
+            Some(&bytes),
+            "{path:?} was changed"
+        );
+    }
+    let again = salvage(&disk, Path::new(ROOT), out, &config(), [9; 32]);
+    assert!(matches!(again, Err(OpenError::Mismatch { .. })));
+    let store = Store::open(&disk, out, 1, &config(), [5; 32]).unwrap();
+    let (engine, _) = store.open_shard(&disk, 0, &config()).unwrap();
+    (salvaged, Host::around(engine, &disk))
+}
+
+#[test]
+fn a_whole_store_is_salvaged_whole() {
+    let sim = SimDisk::new();
+    let clients = filled(&sim, 3);
+    // Neither the store file nor the manifests are needed.
+    for (path, _) in sim.files() {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name == "store" || name.starts_with("manifest") {
+            sim.corrupt(&path, 40, 0xff);
+        }
+    }
+    let (salvaged, mut host) = salvaged(&sim);
+    assert_eq!(salvaged.rooms.len(), clients.len());
+    for room in salvaged.rooms {
+        assert_eq!(room.lost, Vec::<String>::new(), "{}", room.name);
+    }
+    for (name, client) in &clients {
+        assert_eq!(host.text(name), client.text(), "{name}");
+    }
+}
+
+#[test]
+fn damage_anywhere_costs_what_was_there_and_is_told() {
+    let sim = SimDisk::new();
+    let mut clients = filled(&sim, 3);
+    // And some that only the log has.
+    let mut host = open(&sim).unwrap();
+    let mut rng = rng(12);
+    for _ in 0..10 {
+        for (name, client) in &mut clients {
+            let id = host.attach(name);
+            let update = client.edit(&mut rng, 200);
+            host.engine.apply(host.now, id, &update, false).unwrap();
+            host.run_for(2 * MS);
+        }
+    }
+    drop(host);
+    let (mut refused, mut lossless, mut lossy) = (0, 0, 0);
+    for (path, bytes) in sim.files() {
+        for offset in (0..bytes.len()).step_by(509) {
+            let sim = sim.fork();
+            sim.corrupt(&path, offset as u64, 0x20);
+            refused += u32::from(open(&sim.fork()).is_err());
+            let (salvaged, mut host) = salvaged(&sim);
+            for (name, client) in &clients {
+                let room = salvaged.rooms.iter().find(|room| room.name == *name);
+                let room = room.unwrap_or_else(|| panic!("{path:?} at {offset}: {name} is gone"));
+                let whole = room.room_seq > 0 && host.text(name) == client.text();
+                assert!(
+                    whole || !room.lost.is_empty(),
+                    "{path:?} at {offset}: {name} lost something, and nobody says so"
+                );
+                if whole {
+                    lossless += 1;
+                } else {
+                    lossy += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        refused > 5 && lossy > 5 && lossless > 5 * lossy,
+        "refused {refused}, whole {lossless}, not whole {lossy}"
+    );
 }

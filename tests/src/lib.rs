@@ -1,3 +1,4 @@
-//! Tests that need the whole house: the simulator.
+//! Tests that need the whole house: the simulator, and what a fuzzer calls.
 
+pub mod fuzz;
 pub mod sim;

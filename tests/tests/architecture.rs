@@ -279,6 +279,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("bench", &[]),
     ("tuning", &[]),
+    ("tests/fault-fs", &[]),
     ("tests/xtask", &[]),
 ];
 
@@ -294,15 +295,21 @@ const OWNED: &[(&str, &[&str])] = &[
             "bench",
             "bench/peers/yrs-warp",
             "tests",
+            "tests/fault-fs",
         ],
     ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
     ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
-    ("tungstenite", &["server", "bench", "tests"]),
+    (
+        "tungstenite",
+        &["server", "bench", "tests", "tests/fault-fs"],
+    ),
     ("rtrb", &["server"]),
-    ("clap", &["server/cli", "bench", "tests"]),
+    ("clap", &["server/cli", "bench", "tests", "tests/fault-fs"]),
+    ("fuser", &["tests/fault-fs"]),
+    ("libfuzzer-sys", &["tests/fuzz"]),
 ];
 
 fn root() -> PathBuf {

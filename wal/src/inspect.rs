@@ -96,12 +96,15 @@ pub fn inspect_segment(
     };
     // Without a header the batches' own word has to do for where they stand.
     let (salt, start) = match &listing.header {
-        Ok(header) => (Some(header.salt), header.segment.0 * header.segment_bytes),
-        Err(_) => (None, segment.0 * file_bytes),
+        Ok(header) => (
+            Some(header.salt),
+            header.segment.0.saturating_mul(header.segment_bytes),
+        ),
+        Err(_) => (None, segment.0.saturating_mul(file_bytes)),
     };
     let mut offset = SEGMENT_HEADER_BYTES as usize;
     while offset + BLOCK_BYTES <= bytes.len() {
-        let lsn = Lsn(start + offset as u64);
+        let lsn = Lsn(start.saturating_add(offset as u64));
         let found =
             BatchHeader::may_begin(&bytes[offset..]).then(|| BatchHeader::decode(&bytes[offset..]));
         let step = match found {

@@ -16,7 +16,8 @@ use crate::{
 use job::Preparation;
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A segment that can be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,8 @@ pub struct Log {
     low: SegmentId,
     /// The segment of the last batch handed out.
     writing: Prepared,
+    /// Its file.
+    path: Arc<Path>,
     /// Follow `writing` without a gap.
     ready: VecDeque<Prepared>,
     preparation: Preparation,
@@ -207,6 +210,7 @@ impl Log {
             assert_eq!(next.segment, segment, "segments are begun in order");
             self.ready.pop_front();
             self.writing = next;
+            self.path = segment_path(&self.dir, segment).into();
         }
         if self.closed.is_empty() {
             self.close_open();
@@ -230,7 +234,7 @@ impl Log {
         });
         Some(WriteJob {
             segment,
-            path: segment_path(&self.dir, segment),
+            path: self.path.clone(),
             offset,
             buffer,
         })

@@ -142,7 +142,8 @@ impl Reader<'_> {
     }
 
     fn start(&self, segment: SegmentId) -> Lsn {
-        Lsn(segment.0 * self.segment_bytes)
+        // A forged manifest may name any segment.
+        Lsn(segment.0.saturating_mul(self.segment_bytes))
     }
 
     /// A segment is prepared only once all before it are, so that a gap is always a loss.
@@ -484,7 +485,7 @@ impl Reader<'_> {
         }
         OpenError::Damaged {
             path: self.path(segment),
-            lsn: first_bad.unwrap_or(Lsn(self.start(segment).0 + offset)),
+            lsn: first_bad.unwrap_or(Lsn(self.start(segment).0.saturating_add(offset))),
             what: what.to_owned(),
             rooms: rooms.into_iter().collect(),
         }

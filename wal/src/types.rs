@@ -1,6 +1,7 @@
 //! Identifiers, configuration and errors of the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of a block: every write and every segment is a multiple of it.
 pub const BLOCK_BYTES: usize = 4096;
@@ -169,7 +170,7 @@ pub struct WriteJob {
     /// The segment's number: a runtime keeps its open files by it.
     pub segment: SegmentId,
     /// The segment's file, absolute.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Byte offset in the file, a multiple of [`BLOCK_BYTES`].
     pub offset: u64,
     /// What to write, whole: `buffer.as_slice()`, a multiple of [`BLOCK_BYTES`] long, aligned.

@@ -100,16 +100,32 @@ fn wal() -> Command {
         .arg(flag("records", "List each batch and each record in it"))
         .after_help("Exits 1 if something that is listed is damaged.");
     let verify = Command::new("verify")
-        .about("Says for each log what opening it would do: replay it, cut a torn tail, or refuse")
+        .about("Says for each log what opening it would do (replay it, cut a torn tail, or refuse), and reads all snapshots")
         .arg(data())
-        .after_help("Exits 1 if a log would be refused.");
+        .after_help("Exits 1 if a log would be refused or a snapshot cannot be read.");
+    let salvage = Command::new("salvage")
+        .about("Writes what can be read of a damaged data directory into a new one")
+        .arg(data())
+        .arg(
+            Arg::new("out")
+                .long("out")
+                .value_name("DIRECTORY")
+                .required(true)
+                .value_parser(clap::value_parser!(std::path::PathBuf))
+                .help("The new data directory, which is empty or not there"),
+        )
+        .after_help(
+            "Says for each room whether all of it is there or what is lost. The damaged directory is not changed. \
+             Exits 1 if something is lost.",
+        );
     Command::new("wal")
-        .about("Reads the write-ahead logs of a data directory without the server; changes nothing")
+        .about("Reads the logs and snapshots of a data directory without the server; does not change it")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .subcommand(inspect)
         .subcommand(verify)
+        .subcommand(salvage)
 }
 
 fn json() -> Arg {

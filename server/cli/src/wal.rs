@@ -1,14 +1,15 @@
-//! `collabblocks wal`: the logs of a data directory, read without the server.
+//! `collabblocks wal`: the logs and snapshots of a data directory, read without the server.
 
 use crate::exit;
 use clap::ArgMatches;
-use collabblocks_storage_engine::{ShardSurvey, survey};
+use collabblocks_storage_engine::{EngineConfig, ShardListing, ShardSurvey, list_rooms, survey};
 use collabblocks_wal::inspect::{self, BatchListing, SegmentListing};
 use collabblocks_wal::{Disk, FsDisk, Record, RecordKind, Recovered};
 use std::fmt::Write;
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Runs the command; its exit code.
 pub fn run(matches: &ArgMatches) -> u8 {
@@ -16,6 +17,10 @@ pub fn run(matches: &ArgMatches) -> u8 {
         unreachable!("a subcommand is required");
     };
     let data: &PathBuf = matches.get_one("data").expect("it is required");
+    if what == "salvage" {
+        let out: &PathBuf = matches.get_one("out").expect("it is required");
+        return salvage(data, out);
+    }
     let disk = FsDisk::new();
     let shards = match shards(&disk, data) {
         Ok(shards) => shards,
@@ -43,6 +48,9 @@ pub fn run(matches: &ArgMatches) -> u8 {
             Some(detail) => inspect_shard(&disk, shard, detail),
             None => verify_shard(&disk, shard),
         };
+    }
+    if detail.is_none() {
+        sound &= verify_snapshots(&disk, data);
     }
     if sound { exit::OK } else { exit::FAILED }
 }
@@ -98,6 +106,104 @@ fn verdict(found: &Recovered) -> String {
         "ok, {records} records in {bytes} bytes, ends at LSN {}; {state}",
         end.0
     )
+}
+
+/// Reads every snapshot.
+fn verify_snapshots(disk: &dyn Disk, data: &Path) -> bool {
+    let shards = match list_rooms(disk, data) {
+        Ok(shards) => shards.unwrap_or_default(),
+        Err(error) => {
+            println!("the snapshots cannot be read: {error}");
+            return false;
+        }
+    };
+    let mut sound = true;
+    for ShardListing {
+        shard,
+        rooms,
+        faults,
+    } in shards
+    {
+        for fault in &faults {
+            println!("shard {shard}: REFUSED: {fault}");
+        }
+        let unreadable = rooms
+            .iter()
+            .filter_map(|room| Some((room, room.fault.as_ref()?)));
+        for (room, fault) in unreadable.clone() {
+            println!("shard {shard}: room {:?}: UNREADABLE: {fault}", room.name);
+        }
+        let snapshots = rooms
+            .iter()
+            .filter(|room| room.snapshot_seq.is_some())
+            .count();
+        let bad = unreadable.count();
+        println!(
+            "shard {shard}: {} rooms, {snapshots} with a snapshot, {bad} of which cannot be read",
+            rooms.len()
+        );
+        sound &= faults.is_empty() && bad == 0;
+    }
+    sound
+}
+
+fn entropy() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Makes a new data directory of what can be read of a damaged one.
+fn salvage(data: &Path, out: &Path) -> u8 {
+    if in_use(data) {
+        eprintln!(
+            "collabblocks: a server is running on {}: stop it first",
+            data.display()
+        );
+        return exit::FAILED;
+    }
+    let disk: Arc<dyn Disk> = Arc::new(FsDisk::new());
+    let config = EngineConfig {
+        // The server that opens it brings its own limits; nothing that was taken once is left out.
+        disk_reserve_bytes: 0,
+        ..EngineConfig::default()
+    };
+    let entropy = match entropy() {
+        Ok(entropy) => entropy,
+        Err(error) => {
+            eprintln!("collabblocks: /dev/urandom: {error}");
+            return exit::FAILED;
+        }
+    };
+    let salvaged = match collabblocks_storage_engine::salvage(&disk, data, out, &config, entropy) {
+        Ok(salvaged) => salvaged,
+        Err(error) => {
+            eprintln!("collabblocks: {error}");
+            return exit::FAILED;
+        }
+    };
+    for fault in &salvaged.faults {
+        println!("cannot be read: {fault}");
+    }
+    let mut whole = true;
+    for room in &salvaged.rooms {
+        whole &= room.lost.is_empty();
+        let state = match room.lost.as_slice() {
+            [] => "whole".to_owned(),
+            lost => format!("LOST: {}", lost.join("; ")),
+        };
+        println!("room {:?}: to update {}, {state}", room.name, room.room_seq);
+    }
+    println!(
+        "{} rooms in {}: start the server with --data {1}",
+        salvaged
+            .rooms
+            .iter()
+            .filter(|room| room.room_seq > 0)
+            .count(),
+        out.display()
+    );
+    if whole { exit::OK } else { exit::FAILED }
 }
 
 /// How much is listed.

@@ -109,7 +109,8 @@ fn a_server_is_started_asked_and_stopped() {
     let (code, verdict, warning) = run(&["wal", "verify"], &data);
     assert_eq!((code, warning.as_str()), (Some(0), ""));
     assert!(
-        verdict.starts_with("shard 0: ok, 1 records") && verdict.ends_with("closed in order\n"),
+        verdict.starts_with("shard 0: ok, 1 records")
+            && verdict.contains("closed in order\nshard 0: 0 rooms, 0 with a snapshot"),
         "{verdict}"
     );
 }
@@ -140,6 +141,20 @@ fn damage_in_a_log_is_told() {
     let (code, verdict, _) = run(&["wal", "verify"], data);
     assert_eq!(code, Some(1), "{verdict}");
     assert!(verdict.contains("shard 0: REFUSED"), "{verdict}");
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let out = elsewhere.path().join("salvaged");
+    let salvage = ["wal", "salvage", "--out", out.to_str().unwrap()];
+    let (code, report, errors) = run(&salvage, data);
+    assert_eq!(code, Some(0), "{report}{errors}");
+    assert!(
+        report.contains("cannot be read: ") && report.contains("0 rooms in"),
+        "{report}"
+    );
+    assert_eq!(Server::start(&out).stop(), Some(0));
+    let (code, _, errors) = run(&salvage, data);
+    assert_eq!(code, Some(1), "what is there already is not written over");
+    assert!(errors.contains("something is there already"), "{errors}");
 }
 
 #[test]

@@ -2,50 +2,111 @@
 
 use super::passed::Prebuffered;
 use super::{State, metrics, page};
-use crate::runtime::Passed;
+use crate::runtime::{Passed, UNAVAILABLE};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
-/// Time for a request head to arrive on a kept-alive connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bounds on connections of the control plane, so that no client keeps others from it for long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Connections at once; a further one is answered 503.
+    pub connections_max: usize,
+    /// Time for a request head to arrive, also between requests.
+    pub head: Duration,
+    /// Time of a connection after which it ends with the answer that is under way.
+    pub connection: Duration,
+    /// Time for that answer, after which it is closed at all events.
+    pub end: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections_max: 512,
+            head: Duration::from_secs(10),
+            connection: Duration::from_secs(60),
+            end: Duration::from_secs(10),
+        }
+    }
+}
 
 pub(super) fn serve_passed(state: &Arc<State>, passed: Passed) {
     // A socket that cannot be registered is dropped, which closes it.
     if let Ok(stream) = Prebuffered::new(passed) {
-        serve(state, stream);
+        let address = stream.local_ip();
+        serve(state, stream, address);
     }
 }
 
+/// Serves a connection to this address, if it is known.
 pub(super) fn serve(
     state: &Arc<State>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: Option<IpAddr>,
 ) {
-    let state = state.clone();
+    let Ok(place) = state.places.clone().try_acquire_owned() else {
+        // Best effort: whoever does not take it at once is closed all the same.
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut stream).poll_write(&mut context, UNAVAILABLE);
+        return;
+    };
+    let (state, bounds) = (state.clone(), state.bounds);
     tokio::spawn(async move {
         let service = service_fn(move |request| {
             let state = state.clone();
-            async move { Ok::<_, Infallible>(answer(&state, &request).await) }
+            async move { Ok::<_, Infallible>(answer(&state, &request, address).await) }
         });
-        // An error here is the client's: it went away or spoke no HTTP.
-        let _ = hyper::server::conn::http1::Builder::new()
+        let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
+            .header_read_timeout(bounds.head)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        // An error here is the client's: it went away or spoke no HTTP.
+        if timeout(bounds.connection, connection.as_mut())
+            .await
+            .is_err()
+        {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(bounds.end, connection).await;
+        }
+        drop(place);
     });
 }
 
-async fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// Whether the request names this server as it may be named.
+fn is_for_us(state: &State, request: &Request<Incoming>, address: Option<IpAddr>) -> bool {
+    let allowed = |host: &str| state.hosts.allow(host, address);
+    // None at all comes from no browser.
+    let mut headers = request.headers().get_all(HOST).iter();
+    headers.all(|host| host.to_str().is_ok_and(allowed)) && request.uri().host().is_none_or(allowed)
+}
+
+async fn answer(
+    state: &State,
+    request: &Request<Incoming>,
+    address: Option<IpAddr>,
+) -> Response<Full<Bytes>> {
+    if !is_for_us(state, request, address) {
+        return text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this server serves its own machine, as localhost or by the address it listens on; to serve it under \
+             another name, list that origin in allowed_origins or set access = \"open\"\n",
+        );
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -147,4 +208,161 @@ pub(super) fn response(
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Hosts, Shards};
+    use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
+    use std::sync::atomic::AtomicU32;
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    /// One shard that answers at once, and counts.
+    struct Prompt {
+        asked: Arc<AtomicU32>,
+        replies: UnboundedSender<(ShardId, ControlReply)>,
+    }
+
+    impl Shards for Prompt {
+        fn count(&self) -> u16 {
+            1
+        }
+
+        fn ask(&self, shard: ShardId, request: ControlRequest) {
+            if let ControlRequest::Stats { id } = request {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                let stats = Box::new(Stats::default());
+                let reply = ControlReply::Stats { id, stats };
+                self.replies.send((shard, reply)).unwrap();
+            }
+        }
+    }
+
+    fn state(hosts: Hosts, bounds: Bounds) -> (Arc<State>, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let (replies, coming) = unbounded_channel();
+        let shards = Prompt {
+            asked: asked.clone(),
+            replies,
+        };
+        let state = State::new(Box::new(shards), coming, hosts, bounds);
+        (Arc::new(state), asked)
+    }
+
+    fn connect(state: &Arc<State>) -> DuplexStream {
+        let (ours, theirs) = duplex(64);
+        serve(state, theirs, None);
+        ours
+    }
+
+    async fn ask(state: &Arc<State>, request: &str) -> String {
+        let mut stream = connect(state);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_page_that_was_made_to_resolve_here_reads_nothing() {
+        run(async {
+            let (state, _) = state(Hosts::local(&[]), Bounds::default());
+            let close = "Connection: close\r\n\r\n";
+            for path in [
+                "/metrics",
+                "/health/ready",
+                "/health/detail",
+                "/",
+                "/nothing",
+            ] {
+                let get = |host: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{close}");
+                let answer = ask(&state, &get("evil.example:8080")).await;
+                assert!(answer.starts_with("HTTP/1.1 421 "), "{path}: {answer}");
+                assert!(answer.contains("allowed_origins"), "{path}: {answer}");
+                let answer = ask(&state, &get("localhost:8080")).await;
+                assert!(!answer.starts_with("HTTP/1.1 421 "), "{path}: {answer}");
+            }
+            let absolute =
+                format!("GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n{close}");
+            assert!(ask(&state, &absolute).await.starts_with("HTTP/1.1 421 "));
+            let twice =
+                format!("GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n{close}");
+            assert!(ask(&state, &twice).await.starts_with("HTTP/1.1 421 "));
+            // Simple probes name no host.
+            let old = "GET /health/live HTTP/1.0\r\n\r\n";
+            assert!(ask(&state, old).await.starts_with("HTTP/1.0 200 "));
+        });
+    }
+
+    #[test]
+    fn probes_by_address_are_answered_by_an_open_server() {
+        run(async {
+            let (state, _) = state(Hosts::Any, Bounds::default());
+            let probe =
+                "GET /health/ready HTTP/1.1\r\nHost: 10.1.2.3:8080\r\nConnection: close\r\n\r\n";
+            assert!(ask(&state, probe).await.starts_with("HTTP/1.1 200 "));
+        });
+    }
+
+    #[test]
+    fn connections_are_bounded_in_number_and_time() {
+        run(async {
+            let bounds = Bounds {
+                connections_max: 3,
+                head: Duration::from_millis(150),
+                connection: Duration::from_millis(300),
+                end: Duration::from_millis(100),
+            };
+            let (state, _) = state(Hosts::Any, bounds);
+            let began = Instant::now();
+            // One says nothing, one begins, and one takes none of its answers.
+            let mut idle = connect(&state);
+            let mut slow = connect(&state);
+            slow.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
+            let mut deaf = connect(&state);
+            let asks = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            deaf.write_all(asks).await.unwrap();
+            let mut refused = String::new();
+            connect(&state).read_to_string(&mut refused).await.unwrap();
+            assert!(UNAVAILABLE.starts_with(refused.as_bytes()), "{refused}");
+            assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+            let mut rest = Vec::new();
+            idle.read_to_end(&mut rest).await.unwrap();
+            slow.read_to_end(&mut rest).await.unwrap();
+            assert!(began.elapsed() >= bounds.head && began.elapsed() < Duration::from_secs(10));
+            while state.places.available_permits() < bounds.connections_max {
+                assert!(
+                    began.elapsed() < Duration::from_secs(10),
+                    "one is still served"
+                );
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(began.elapsed() >= bounds.connection + bounds.end);
+        });
+    }
+
+    #[test]
+    fn however_many_ask_the_shards_are_asked_once_in_a_while() {
+        run(async {
+            let (state, asked) = state(Hosts::Any, Bounds::default());
+            let began = Instant::now();
+            for _ in 0..200 {
+                state.stats().await;
+            }
+            let asked = asked.load(Ordering::SeqCst);
+            let most = 1 + began.elapsed().as_millis() / 100;
+            assert!(
+                asked >= 1 && u128::from(asked) <= most,
+                "asked {asked} times"
+            );
+        });
+    }
 }

@@ -1,26 +1,31 @@
 //! The control plane: everything that is not on the path of an edit. Runs on tokio on a thread of
 //! its own and reaches shards only by their control mailboxes. A slow client of it slows no room.
 
+mod hosts;
 mod http;
 mod metrics;
 mod page;
 mod passed;
 
+pub use hosts::Hosts;
+
 use crate::runtime::Passed;
 use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 /// Sockets that wait to be taken by the control plane; past this the runtimes answer 503.
 pub const PASSED_SOCKETS_MAX: usize = 1024;
 /// How long a shard may take to answer before it counts as not responding.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the shards' figures are good for.
+const STATS_KEPT: Duration = Duration::from_millis(100);
 
 /// How long accepting rests after it failed.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -45,6 +50,8 @@ pub struct Control {
     pub sockets: Receiver<Passed>,
     /// A port of its own, if wanted.
     pub listener: Option<TcpListener>,
+    /// The hosts that requests may name.
+    pub hosts: Hosts,
     /// How long a drain may take.
     pub drain_timeout: Duration,
 }
@@ -52,10 +59,20 @@ pub struct Control {
 /// What requests see.
 struct State {
     shards: Box<dyn Shards>,
-    replies: Mutex<UnboundedReceiver<(ShardId, ControlReply)>>,
+    replies: Mutex<Replies>,
+    hosts: Hosts,
+    bounds: http::Bounds,
+    /// One for each connection that may be served.
+    places: Arc<Semaphore>,
     next_id: AtomicU64,
     draining: AtomicBool,
     started: Instant,
+}
+
+/// The shards' answers, and what was made of them last.
+struct Replies {
+    coming: UnboundedReceiver<(ShardId, ControlReply)>,
+    last: Option<(Instant, Arc<BTreeMap<u16, Stats>>)>,
 }
 
 /// How serving ended.
@@ -77,15 +94,10 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         replies,
         mut sockets,
         listener,
+        hosts,
         drain_timeout,
     } = control;
-    let state = Arc::new(State {
-        shards,
-        replies: Mutex::new(replies),
-        next_id: AtomicU64::new(1),
-        draining: AtomicBool::new(false),
-        started: Instant::now(),
-    });
+    let state = Arc::new(State::new(shards, replies, hosts, http::Bounds::default()));
     runtime.block_on(async {
         let listener = match listener {
             Some(listener) => {
@@ -99,7 +111,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         loop {
             tokio::select! {
                 Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
-                stream = accept(listener.as_ref()) => http::serve(&state, stream),
+                (stream, address) = accept(listener.as_ref()) => http::serve(&state, stream, address),
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 changed = stop.wait_for(|stop| *stop) => {
@@ -116,7 +128,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
             loop {
                 tokio::select! {
                     Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
-                    stream = accept(listener.as_ref()) => http::serve(&state, stream),
+                    (stream, address) = accept(listener.as_ref()) => http::serve(&state, stream, address),
                 }
             }
         };
@@ -127,13 +139,19 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
     })
 }
 
-async fn accept(listener: Option<&tokio::net::TcpListener>) -> tokio::net::TcpStream {
+/// The next connection, and the address that it is to.
+async fn accept(
+    listener: Option<&tokio::net::TcpListener>,
+) -> (tokio::net::TcpStream, Option<IpAddr>) {
     let Some(listener) = listener else {
         return std::future::pending().await;
     };
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                let address = stream.local_addr().ok().map(|address| address.ip());
+                return (stream, address);
+            }
             // No descriptors, for example: accepting again at once would burn the core.
             Err(_) => tokio::time::sleep(ACCEPT_REST).await,
         }
@@ -141,18 +159,45 @@ async fn accept(listener: Option<&tokio::net::TcpListener>) -> tokio::net::TcpSt
 }
 
 impl State {
-    /// The figures of every shard that answers in time.
-    async fn stats(&self) -> BTreeMap<u16, Stats> {
+    fn new(
+        shards: Box<dyn Shards>,
+        replies: UnboundedReceiver<(ShardId, ControlReply)>,
+        hosts: Hosts,
+        bounds: http::Bounds,
+    ) -> Self {
+        Self {
+            shards,
+            replies: Mutex::new(Replies {
+                coming: replies,
+                last: None,
+            }),
+            hosts,
+            bounds,
+            places: Arc::new(Semaphore::new(bounds.connections_max)),
+            next_id: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+        }
+    }
+
+    /// The figures of every shard that answers in time. However many ask, the shards are asked once
+    /// in a while, and who waited for a shard that does not answer shares the waiting.
+    async fn stats(&self) -> Arc<BTreeMap<u16, Stats>> {
+        let mut replies = self.replies.lock().await;
+        if let Some((at, found)) = &replies.last
+            && at.elapsed() < STATS_KEPT
+        {
+            return found.clone();
+        }
         let mut found = BTreeMap::new();
         let collect = async {
-            let mut replies = self.replies.lock().await;
             let wanted = self.next_id.fetch_add(1, Ordering::Relaxed);
             for shard in 0..self.shards.count() {
                 self.shards
                     .ask(ShardId(shard), ControlRequest::Stats { id: wanted });
             }
             while found.len() < usize::from(self.shards.count()) {
-                match replies.recv().await {
+                match replies.coming.recv().await {
                     Some((shard, ControlReply::Stats { id, stats })) if id == wanted => {
                         found.insert(shard.0, *stats);
                     }
@@ -163,6 +208,8 @@ impl State {
         };
         // Whoever has not answered by now is missing from the answer.
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, collect).await;
+        let found = Arc::new(found);
+        replies.last = Some((Instant::now(), found.clone()));
         found
     }
 
@@ -175,7 +222,7 @@ impl State {
             }
             let answers = async {
                 while !left.is_empty() {
-                    match replies.recv().await {
+                    match replies.coming.recv().await {
                         Some((shard, ControlReply::Drained)) => {
                             left.remove(&shard.0);
                         }
@@ -231,6 +278,7 @@ mod tests {
             replies,
             sockets,
             listener,
+            hosts: Hosts::Any,
             drain_timeout: Duration::from_millis(timeout_ms),
         };
         run(control, watch::channel(true).1).unwrap()

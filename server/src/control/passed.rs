@@ -2,7 +2,7 @@
 
 use crate::runtime::Passed;
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,6 +24,11 @@ impl Prebuffered {
             bytes: passed.bytes,
             given: 0,
         })
+    }
+
+    /// The address that was connected to.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        self.stream.local_addr().ok().map(|address| address.ip())
     }
 }
 

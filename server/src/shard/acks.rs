@@ -79,9 +79,9 @@ impl Acks {
         self.queue.iter().filter(of).count()
     }
 
-    /// Bytes held.
+    /// Bytes held, with those of the notes of whom they are for.
     pub fn held_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.queue.len() * size_of::<Held>()
     }
 
     /// Whether nothing is held.

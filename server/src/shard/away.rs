@@ -102,7 +102,7 @@ impl Away {
         self.get(id).map(|away| &mut away.room)
     }
 
-    fn enter(&mut self, name: &str, home: ShardId) -> RoomId {
+    fn enter(&mut self, name: &str, home: ShardId, hash_seed: u64) -> RoomId {
         if let Some(id) = self.names.get(name) {
             return *id;
         }
@@ -117,12 +117,12 @@ impl Away {
             generation: place.generation,
         };
         place.room = Some(Box::new(AwayRoom {
-            room: Room::new(id, 0),
+            room: Room::new(id, 0, hash_seed),
             name: name.into(),
             home,
             offset: 0,
             jumped: false,
-            said: HashMap::default(),
+            said: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
         }));
         self.names.insert(name.into(), id);
         id
@@ -157,7 +157,7 @@ impl Shard {
         upgrade: &Upgrade,
         effects: &mut Effects,
     ) {
-        let room_id = self.away.enter(&upgrade.room, home);
+        let room_id = (self.away).enter(&upgrade.room, home, self.config.hash_seed);
         let room = self.away.room(room_id).expect("just entered");
         let index = room.loading.len();
         room.loading.push(id);
@@ -518,17 +518,19 @@ impl Shard {
         let room = self.room(room_id);
         let index = room.sessions.len();
         room.sessions.push(id);
-        let mut present = Vec::new();
-        let anyone = room.presence.since(None, &mut present);
-        let connection = self.touch(id).expect("it waits");
-        if anyone {
-            y_websocket::presence(&present, &mut connection.out);
-        }
+        let anyone = room.presence.present() > 0;
+        let connection = self.connection(id).expect("it waits");
         let blocked = connection.blocked_since.is_some();
         let session = connection.session().expect("it waits");
         session.index = index;
         session.guest = Some(guest);
+        session.wants.presence = anyone;
         let queue = session.loading.take().expect("it waits");
+        self.loading_bytes -= queue.bytes;
+        self.room(room_id).loading_bytes -= queue.bytes;
+        if anyone {
+            self.list(id);
+        }
         if blocked {
             self.fall_behind(id);
         }

@@ -16,6 +16,8 @@ pub struct ShardConfig {
     pub strict: bool,
     /// Who may connect.
     pub access: Access,
+    /// Seeds hashes of what clients choose; random in production.
+    pub hash_seed: u64,
     /// Rooms that are not opened: each held its core before.
     pub quarantine: BTreeSet<String>,
     /// Bounds on what clients may do.
@@ -72,6 +74,10 @@ pub struct SessionLimits {
     pub load_queue_commands_max: usize,
     /// Bytes of them.
     pub load_queue_bytes_max: usize,
+    /// Bytes of those of all sessions of a room.
+    pub load_queue_room_bytes_max: usize,
+    /// Bytes of those of all sessions of this shard.
+    pub load_queue_core_bytes_max: usize,
     /// Time for a room to load.
     pub load_timeout: Duration,
     /// Times a session may repeat a gap after it was answered.
@@ -107,6 +113,8 @@ impl Default for SessionLimits {
             slow_reader_timeout: Duration::from_secs(30),
             load_queue_commands_max: 1000,
             load_queue_bytes_max: 5 << 20,
+            load_queue_room_bytes_max: 32 << 20,
+            load_queue_core_bytes_max: 256 << 20,
             load_timeout: Duration::from_secs(10),
             gap_repeats_max: 5,
             keepalive: Duration::from_secs(20),

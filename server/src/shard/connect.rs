@@ -173,8 +173,11 @@ impl Shard {
         if self.rooms.len() <= slot {
             self.rooms.resize_with(slot + 1, || None);
         }
-        let room = self.rooms[slot]
-            .get_or_insert_with(|| Box::new(Room::new(room_id, self.acks.held_for(room_id))));
+        let seed = self.config.hash_seed;
+        let room = self.rooms[slot].get_or_insert_with(|| {
+            let held = self.acks.held_for(room_id);
+            Box::new(Room::new(room_id, held, seed))
+        });
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
         let index = room.loading.len();
         room.loading.push(id);
@@ -183,6 +186,7 @@ impl Shard {
             .expect("the connection being attached is there");
         let session = Session::new(room_id, index, false, now);
         connection.stage = Stage::Session(Box::new(session));
+        self.tally(room_id);
         (room_id, status)
     }
 
@@ -221,24 +225,27 @@ impl Shard {
         let list = self.room(room_id).list_of(id, true);
         let index = list.len();
         list.push(id);
-        let mut present = Vec::new();
-        let anyone = if is_guest(id) {
-            // Its core has a copy of who is present.
+        if is_guest(id) {
             self.guest_live(id, room_id);
-            false
-        } else {
-            self.room(room_id).presence.since(None, &mut present)
-        };
+        }
+        // A guest's core has a copy of who is present.
+        let anyone = !is_guest(id) && self.room(room_id).presence.present() > 0;
         let connection = self.touch(id)?;
         y_websocket::sync_request(&vector, &mut connection.out);
-        if anyone {
-            y_websocket::presence(&present, &mut connection.out);
-        }
         let session = connection.session()?;
+        // At the end of the turn, when many who came in it are told the same.
+        session.wants.presence = anyone;
         session.index = index;
         session.asked = true;
         let queue = session.loading.take();
         self.scratch = vector;
+        let waited = queue.as_ref().map_or(0, |queue| queue.bytes);
+        self.loading_bytes -= waited;
+        self.room(room_id).loading_bytes -= waited;
+        if anyone {
+            self.list(id);
+        }
+        self.tally(room_id);
         if let Some(connection) = self.connection(id)
             && connection.blocked_since.is_some()
         {

@@ -1,7 +1,7 @@
 //! The end of a turn: the log's batch, then one send for each connection that has anything to hear.
 
 use super::away::is_away;
-use super::connection::{Connection, Stage};
+use super::connection::{Behind, Connection, Stage};
 use super::effect::{Effect, Effects};
 use super::event::ControlReply;
 use super::guests::is_guest;
@@ -12,6 +12,9 @@ use crate::dialect::y_websocket;
 use collabblocks_storage_engine::{Request, RoomId};
 use std::ops::Range;
 
+/// Bytes copied in a turn for sessions that wrote in it, each of which hears all but its own. Those
+/// past it are told in the next turns what they miss.
+const OWN_COPIES_BYTES_PER_TURN: usize = 8 << 20;
 /// Capacity that the turn's frames keep.
 const FRAMES_BYTES_KEPT: usize = 8 << 20;
 /// Why all sessions are closed in the end.
@@ -82,6 +85,7 @@ impl Shard {
     }
 
     fn flush_rooms(&mut self, now: Instant, effects: &mut Effects) {
+        self.own_copies_left = OWN_COPIES_BYTES_PER_TURN;
         self.wake_rooms(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         for room_id in dirty.drain(..) {
@@ -107,6 +111,7 @@ impl Shard {
             }
             return;
         }
+        let told = room.presence.told();
         let start = effects.frames.len();
         effects.frames.extend_from_slice(&room.turn.bytes);
         let documents = effects.frames.len();
@@ -130,6 +135,21 @@ impl Shard {
                 }
                 let control = connection.out_control;
                 let range = if std::mem::take(&mut session.wrote) {
+                    if self.own_copies_left == 0 {
+                        // Nothing says what it had before this turn, should the frames not be kept.
+                        session.behind = Some(Box::new(Behind {
+                            from: room.stream_offset,
+                            state_vector: [0].into(),
+                            presence: told,
+                        }));
+                        room.behind += 1;
+                        if !session.listed {
+                            session.listed = true;
+                            self.wanting.push(id);
+                        }
+                        continue;
+                    }
+                    self.own_copies_left = self.own_copies_left.saturating_sub(all.len());
                     let own = own_range(connection, effects).0;
                     for range in room.turn.ranges_without(id) {
                         effects
@@ -161,6 +181,7 @@ impl Shard {
             self.away.turn_ended(room_id);
         } else if room.hot.is_some() {
             self.mark(room_id);
+            self.tally(room_id);
         }
     }
 

@@ -422,6 +422,7 @@ impl Shard {
         core.presence = version;
         core.behind = false;
         room.caught_up();
+        self.tally(room_id);
     }
 
     /// A core has missed more than is kept: one diff for all of its sessions, once it is durable.

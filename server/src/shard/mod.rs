@@ -20,6 +20,7 @@ mod session;
 mod stats;
 mod stream;
 mod sweep;
+mod tally;
 mod types;
 mod wants;
 
@@ -68,12 +69,16 @@ pub struct Shard {
     answers: stream::Answers,
     /// Bytes of them that may still be made in this turn.
     answer_bytes_left: usize,
+    /// Bytes that may still be copied in this turn for sessions that wrote in it.
+    own_copies_left: usize,
     /// Sessions that are to be told what they want.
     wanting: Vec<ConnId>,
     /// Sessions whose answer waits for its turn, first come first.
     waiting: Vec<ConnId>,
     /// Bytes of half-sent messages of all connections.
     half_read_bytes: usize,
+    /// Bytes of messages that wait for their room to load.
+    loading_bytes: usize,
     /// Bytes of frames that recent turns had, at most.
     frames_peak: usize,
     sweep: sweep::Sweep,
@@ -81,6 +86,7 @@ pub struct Shard {
     drain: Drain,
     write_began: Instant,
     stats: Stats,
+    counts: tally::Counts,
     scratch: Vec<u8>,
     notices: Vec<Notice>,
     requests: Vec<collabblocks_storage_engine::Request>,
@@ -119,15 +125,18 @@ impl Shard {
             streams: 0,
             answers: stream::Answers::default(),
             answer_bytes_left: 0,
+            own_copies_left: 0,
             wanting: Vec::new(),
             waiting: Vec::new(),
             half_read_bytes: 0,
+            loading_bytes: 0,
             frames_peak: 0,
             sweep: sweep::Sweep::default(),
             timer: None,
             drain: Drain::No,
             write_began: Instant(0),
             stats: Stats::default(),
+            counts: tally::Counts::default(),
             scratch: Vec::new(),
             notices: Vec::new(),
             requests: Vec::new(),
@@ -211,13 +220,11 @@ impl Shard {
                 let mut stats = Box::new(self.stats.clone());
                 stats.engine = self.engine.stats();
                 stats.connections = self.live as u64;
-                let rooms = || self.rooms.iter().flatten();
-                stats.rooms = rooms().count() as u64;
-                stats.sessions = rooms().map(|r| r.len() as u64).sum();
+                stats.rooms = self.counts.rooms;
+                stats.sessions = self.counts.sessions;
                 stats.away_sessions = self.away.sessions() as u64;
-                stats.presence_clients = rooms().map(|r| r.presence.present() as u64).sum();
-                stats.sessions_behind = rooms().map(|r| r.behind as u64).sum();
-                stats.sessions_behind += self.away.behind() as u64;
+                stats.presence_clients = self.counts.present;
+                stats.sessions_behind = self.counts.behind + self.away.behind() as u64;
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
                 stats.answer_bytes = self.answers.alive_bytes() as u64;
                 stats.answers_waiting = self.waiting.len() as u64;
@@ -358,13 +365,16 @@ impl Shard {
         };
         let room_id = session.room;
         let index = session.index;
-        let live = session.loading.is_none();
+        let loading = session.loading.take();
         let behind = session.behind.is_some();
         let streams = session.stream.is_some();
         let clients = std::mem::take(&mut session.clients);
         let guest = session.guest.take();
         self.streams -= usize::from(streams);
-        self.take_off_list(id, room_id, index, live);
+        let loading_bytes = loading.as_ref().map_or(0, |queue| queue.bytes);
+        self.loading_bytes -= loading_bytes;
+        self.room(room_id).loading_bytes -= loading_bytes;
+        self.take_off_list(id, room_id, index, loading.is_none());
         if behind {
             self.room(room_id).caught_up();
         }
@@ -376,12 +386,14 @@ impl Shard {
         }
         self.look_at_heat(room_id, None);
         let room = self.room(room_id);
+        room.asks.retain(|ask| ask.0 != id);
         room.presence.leave(id, &clients);
         if room.is_empty() {
-            self.rooms[room_id.slot as usize] = None;
+            self.drop_room(room_id);
         } else if room.presence.has_changes() {
             self.touch_room(room_id);
         }
+        self.tally(room_id);
         self.engine.detach(now.0, room_id);
     }
 }

@@ -4,6 +4,7 @@ use super::types::ConnId;
 use crate::dialect::lib0::{read_bytes, read_uint, write_uint};
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Clients that are gone are remembered, so that a late old state does not bring them back; past
 /// this many at the end of a turn the oldest half is forgotten.
@@ -33,9 +34,12 @@ pub enum Verdict {
 }
 
 /// The presence of one room. Lives on the room's home shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Presence {
+    /// Clients choose their numbers: the hash is seeded.
     entries: HashMap<u64, Entry, FixedState>,
+    /// What a newcomer is told, and the version that it is of.
+    everyone: Option<(u64, Rc<[u8]>)>,
     version: u64,
     /// The version that was told last.
     told: u64,
@@ -44,6 +48,40 @@ pub struct Presence {
 }
 
 impl Presence {
+    /// Of nobody yet.
+    pub fn new(hash_seed: u64) -> Self {
+        Self {
+            entries: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            everyone: None,
+            version: 0,
+            told: 0,
+            changed: Vec::new(),
+            gone: 0,
+        }
+    }
+
+    /// Forgets everybody, and those who are gone.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.everyone = None;
+        self.changed.clear();
+        self.gone = 0;
+    }
+
+    /// An awareness update with all who are present; made once for all who ask while nothing changes.
+    pub fn everyone(&mut self) -> Rc<[u8]> {
+        match &self.everyone {
+            Some((version, bytes)) if *version == self.version => bytes.clone(),
+            _ => {
+                let mut bytes = Vec::new();
+                self.since(None, &mut bytes);
+                let bytes: Rc<[u8]> = bytes.into();
+                self.everyone = Some((self.version, bytes.clone()));
+                bytes
+            }
+        }
+    }
+
     /// Takes one client's state, `None` for its removal, from a connection.
     pub fn apply(
         &mut self,
@@ -94,6 +132,7 @@ impl Presence {
             }
         }
         self.version = version;
+        self.everyone = None;
         self.changed.push(client);
         Verdict::Taken
     }
@@ -120,6 +159,7 @@ impl Presence {
         if known.is_none() && state.is_none() {
             return;
         }
+        self.everyone = None;
         self.gone = self.gone + usize::from(state.is_none()) - usize::from(was_gone);
         self.version += 1;
         let entry = Entry {
@@ -130,6 +170,12 @@ impl Presence {
         };
         self.entries.insert(client, entry);
         self.changed.push(client);
+    }
+
+    /// Whether one of these clients, which were a connection's, is another one's by now.
+    pub fn is_elsewhere(&self, owner: ConnId, clients: &[u64]) -> bool {
+        let owned = |client: &u64| self.entries.get(client).and_then(|entry| entry.owner);
+        clients.iter().filter_map(owned).any(|now| now != owner)
     }
 
     /// A connection is gone: the clients it owned are removed, at their last clock.
@@ -144,6 +190,7 @@ impl Presence {
             entry.owner = None;
             if entry.state.take().is_some() {
                 self.version += 1;
+                self.everyone = None;
                 entry.version = self.version;
                 self.gone += 1;
                 self.changed.push(client);
@@ -265,7 +312,7 @@ mod tests {
 
     #[test]
     fn only_the_latest_state_goes_out() {
-        let mut p = Presence::default();
+        let mut p = Presence::new(1);
         assert_eq!(
             p.apply(A, 7, 0, Some(b"{}")),
             Verdict::Taken,
@@ -279,7 +326,7 @@ mod tests {
 
     #[test]
     fn presence_of_the_gone_disappears_and_does_not_come_back() {
-        let mut p = Presence::default();
+        let mut p = Presence::new(1);
         p.apply(A, 7, 5, Some(b"{}"));
         changes(&mut p);
         p.leave(A, &[7]);
@@ -301,7 +348,7 @@ mod tests {
 
     #[test]
     fn others_do_not_remove_who_lives() {
-        let mut p = Presence::default();
+        let mut p = Presence::new(1);
         p.apply(A, 7, 5, Some(b"{}"));
         assert_eq!(
             p.apply(B, 7, 5, None),
@@ -315,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_old_connection_of_a_client_that_moved_takes_nothing_along() {
-        let mut p = Presence::default();
+        let mut p = Presence::new(1);
         p.apply(A, 7, 5, Some(b"{}"));
         p.apply(B, 7, 6, Some(b"{}"));
         p.leave(A, &[7]);
@@ -326,7 +373,7 @@ mod tests {
 
     #[test]
     fn catching_up_includes_removals_but_newcomers_see_none() {
-        let mut p = Presence::default();
+        let mut p = Presence::new(1);
         p.apply(A, 1, 1, Some(b"1"));
         changes(&mut p);
         let seen = p.told();
@@ -344,7 +391,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_the_gone_is_bounded() {
-        let mut p = Presence::default();
+        let mut p = Presence::new(1);
         for client in 0..3 * GONE_MAX as u64 {
             p.apply(A, client, 1, Some(b"{}"));
             p.leave(A, &[client]);

@@ -4,6 +4,7 @@
 use super::hot::Hot;
 use super::presence::Presence;
 use super::stream::Answered;
+use super::tally::Counts;
 use super::types::{ConnId, Instant};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
@@ -115,6 +116,9 @@ impl Backlog {
     }
 }
 
+/// Entries of [`Room::asks`].
+pub const ASKS_MAX: usize = 1024;
+
 /// A room with sessions. Lives on its home shard.
 #[derive(Debug)]
 pub struct Room {
@@ -124,6 +128,8 @@ pub struct Room {
     pub sessions: Vec<ConnId>,
     /// Connections that wait for it to load.
     pub loading: Vec<ConnId>,
+    /// Bytes of what those have sent.
+    pub loading_bytes: usize,
     /// Who is there.
     pub presence: Presence,
     /// Document frames of this turn.
@@ -137,6 +143,9 @@ pub struct Room {
     backlog: Option<Box<Backlog>>,
     /// Updates that the document has and that are relayed only once they are durable.
     pub held: usize,
+    /// Of whom to ask again when a unit (client and clock) is there: what they sent was cut for want
+    /// of it. Past [`ASKS_MAX`] nobody new is noted.
+    pub asks: Vec<(ConnId, u64, u32)>,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
     /// While it is hot, or has sessions of other cores.
@@ -145,26 +154,31 @@ pub struct Room {
     pub flushed_at: Instant,
     /// What there is to tell them waits for its time.
     pub paced: bool,
+    /// What of it is in the shard's sums.
+    pub counted: Counts,
 }
 
 impl Room {
     /// A room nobody is in yet; `held` counts what was written to it before all left and is not relayed yet.
-    pub fn new(id: RoomId, held: usize) -> Self {
+    pub fn new(id: RoomId, held: usize, hash_seed: u64) -> Self {
         Self {
             id,
             sessions: Vec::new(),
             loading: Vec::new(),
-            presence: Presence::default(),
+            loading_bytes: 0,
+            presence: Presence::new(hash_seed),
             turn: Turn::default(),
             dirty: false,
             stream_offset: 0,
             behind: 0,
             backlog: None,
             held,
+            asks: Vec::new(),
             answers: Vec::new(),
             hot: None,
             flushed_at: Instant(0),
             paced: false,
+            counted: Counts::default(),
         }
     }
 
@@ -218,7 +232,7 @@ impl Room {
     /// Forgets all that was, and goes on from a stream offset: for the copy on a core of a room of
     /// another one.
     pub fn begin(&mut self, offset: u64) {
-        self.presence = Presence::default();
+        self.presence.clear();
         self.turn.clear();
         self.backlog = None;
         self.stream_offset = offset;
@@ -250,7 +264,7 @@ mod tests {
             slot: 0,
             generation: 0,
         };
-        Room::new(id, 0)
+        Room::new(id, 0, 1)
     }
 
     fn turn(room: &mut Room, frames: &[(&[u8], Option<ConnId>)], max: usize) {

@@ -7,6 +7,7 @@ use super::effect::{Effect, Effects};
 use super::guests::is_guest;
 use super::pace::Late;
 use super::presence::{Verdict, removal};
+use super::room::ASKS_MAX;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
@@ -20,6 +21,8 @@ use collabblocks_wal::Lsn;
 pub(super) const EMPTY_UPDATE: &[u8] = &[0, 0];
 /// Half-read bytes that a connection may hold whatever the others hold.
 const HALF_READ_FREE: usize = 64 << 10;
+/// Bytes that a session may have waiting for its room to load whatever the others have.
+const LOADING_FREE: usize = 64 << 10;
 
 impl Shard {
     pub(super) fn on_received(
@@ -87,24 +90,13 @@ impl Shard {
     ) {
         match message {
             Message::Binary(bytes) => {
-                let limits = &self.config.limits;
-                let (count_max, bytes_max) =
-                    (limits.load_queue_commands_max, limits.load_queue_bytes_max);
                 let Some(session) = self.session(id) else {
                     return;
                 };
-                let Some(queue) = &mut session.loading else {
-                    return self.on_binary(now, id, bytes);
-                };
-                queue.bytes += bytes.len();
-                queue.messages.push(bytes.into());
-                if !queue.paused && (queue.messages.len() >= count_max || queue.bytes >= bytes_max)
-                {
-                    queue.paused = true;
-                    effects.list.push(Effect::Read {
-                        conn: id,
-                        on: false,
-                    });
+                if session.loading.is_none() {
+                    self.on_binary(now, id, bytes);
+                } else {
+                    self.keep_until_loaded(now, id, bytes, effects);
                 }
             }
             Message::Text(_) => {
@@ -119,6 +111,40 @@ impl Shard {
             Message::Pong => {}
             Message::Close(code) => self.close(now, id, code.unwrap_or(1000), "", true),
         }
+    }
+
+    /// A binary message of a session whose room is being loaded.
+    fn keep_until_loaded(&mut self, now: Instant, id: ConnId, bytes: &[u8], effects: &mut Effects) {
+        let limits = self.config.limits;
+        let Some(room_id) = self.session(id).map(|session| session.room) else {
+            return;
+        };
+        let all = self.loading_bytes + bytes.len();
+        let of_room = self.room(room_id).loading_bytes + bytes.len();
+        let full =
+            all > limits.load_queue_core_bytes_max || of_room > limits.load_queue_room_bytes_max;
+        let Some(queue) = self.session(id).and_then(|s| s.loading.as_mut()) else {
+            return;
+        };
+        if full && queue.bytes + bytes.len() > LOADING_FREE {
+            self.count_refused("load_queue");
+            let reason = "too much waits for rooms to load; try later";
+            return self.close(now, id, 1013, reason, true);
+        }
+        queue.bytes += bytes.len();
+        queue.messages.push(bytes.into());
+        let pauses = full
+            || queue.messages.len() >= limits.load_queue_commands_max
+            || queue.bytes >= limits.load_queue_bytes_max;
+        if pauses && !queue.paused {
+            queue.paused = true;
+            effects.list.push(Effect::Read {
+                conn: id,
+                on: false,
+            });
+        }
+        self.loading_bytes = all;
+        self.room(room_id).loading_bytes = of_room;
     }
 
     /// A binary message of a live session.
@@ -204,8 +230,12 @@ impl Shard {
                     outcome.durable_at,
                     reply,
                 );
+                if relay.is_some() {
+                    self.ask_again(room_id);
+                }
                 if cut {
                     self.count_refused("gap_cut");
+                    self.ask_later(id, room_id, outcome.wanted);
                     self.count_gap(now, id, true);
                 } else if let Some(session) = self.session(id) {
                     session.gap_repeats = 0;
@@ -231,7 +261,10 @@ impl Shard {
         at: Lsn,
         reply: bool,
     ) {
-        let waits = self.config.strict || reply || self.room(room_id).held > 0;
+        let waits = self.config.strict
+            || reply
+            || self.room(room_id).held > 0
+            || self.has_moved(id, room_id);
         if waits || relay.is_none() {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();
@@ -261,6 +294,56 @@ impl Shard {
         if relay.is_none() {
             self.release(self.engine.durable_lsn());
         }
+    }
+
+    /// The room lacks what the client's content builds on: the client is asked again when that came.
+    fn ask_later(&mut self, id: ConnId, room_id: RoomId, wanted: Vec<(u64, u32)>) {
+        let room = self.room(room_id);
+        room.asks.retain(|ask| ask.0 != id);
+        let free = ASKS_MAX.saturating_sub(room.asks.len());
+        let wanted = wanted.into_iter().take(free);
+        room.asks
+            .extend(wanted.map(|(client, clock)| (id, client, clock)));
+    }
+
+    /// The room has grown: whoever has content that builds on it is asked.
+    fn ask_again(&mut self, room_id: RoomId) {
+        if self.room(room_id).asks.is_empty() {
+            return;
+        }
+        let mut asks = std::mem::take(&mut self.room(room_id).asks);
+        let mut asked = Vec::new();
+        for &(id, client, clock) in &asks {
+            if !asked.contains(&id) && self.engine.has(room_id, client, clock) {
+                asked.push(id);
+            }
+        }
+        asks.retain(|ask| !asked.contains(&ask.0));
+        self.room(room_id).asks = asks;
+        for id in asked {
+            if let Some(session) = self.session(id) {
+                session.asked = true;
+                session.gap_repeats = 0;
+                session.wants.request = true;
+            }
+            self.list(id);
+        }
+    }
+
+    /// Whether a client of the session's is on another connection by now. That one would take what
+    /// comes late on this one for its own echo, so it hears of it once it is durable.
+    fn has_moved(&self, id: ConnId, room_id: RoomId) -> bool {
+        let connection = if is_guest(id) {
+            self.guests.get(id).map(|guest| &guest.connection)
+        } else {
+            self.connections[id.slot as usize].as_ref()
+        };
+        let session = match connection.map(|c| &c.stage) {
+            Some(Stage::Session(session)) => session,
+            _ => return false,
+        };
+        let room = self.rooms[room_id.slot as usize].as_ref();
+        room.is_some_and(|room| room.presence.is_elsewhere(id, &session.clients))
     }
 
     /// The client builds on what the room lacks: ask it, unless it was asked and has not answered.
@@ -363,6 +446,7 @@ impl Shard {
         match self.room(room_id).presence.apply(id, client, clock, state) {
             Verdict::Taken => {
                 self.stats.presence_states += 1;
+                self.tally(room_id);
                 self.touch_room(room_id);
                 if let Some(session) = self.session(id) {
                     session.owns(client, state.is_some());

@@ -47,14 +47,25 @@ impl Shard {
             }
         }
         let mut wanting = std::mem::take(&mut self.wanting);
-        for id in wanting.drain(..) {
+        let mut bytes_left = ANSWER_BYTES_PER_TURN;
+        wanting.retain(|&id| {
+            if bytes_left == 0 {
+                return true;
+            }
             if let Some(session) = self.session(id) {
                 session.listed = false;
+                let before = self.out_bytes(id);
                 self.tell(now, id);
+                bytes_left = bytes_left.saturating_sub(self.out_bytes(id).saturating_sub(before));
             }
-        }
+            false
+        });
         wanting.append(&mut self.wanting);
         self.wanting = wanting;
+    }
+
+    fn out_bytes(&mut self, id: ConnId) -> usize {
+        self.connection(id).map_or(0, |c| c.out.len())
     }
 
     /// Whether there is a session that waited for its answer, and may have it now.
@@ -88,8 +99,7 @@ impl Shard {
             }
         }
         if wants.presence {
-            let mut states = Vec::new();
-            self.room(room_id).presence.since(None, &mut states);
+            let states = self.room(room_id).presence.everyone();
             if let Some(connection) = self.touch(id) {
                 y_websocket::presence(&states, &mut connection.out);
             }
@@ -236,6 +246,7 @@ impl Shard {
         if let Some(session) = self.session(id) {
             session.behind = Some(Box::new(behind));
         }
+        self.tally(room_id);
     }
 
     /// It takes bytes again: it goes on with what it was getting, then is told what it missed.
@@ -259,6 +270,7 @@ impl Shard {
             y_websocket::presence(&states, &mut missed);
         }
         room.caught_up();
+        self.tally(room_id);
         if let Some(connection) = self.touch(id) {
             connection.out.extend_from_slice(&missed);
         }

@@ -327,7 +327,7 @@ impl Toy {
         self.log_offset = (self.log_offset + 4096) % SEGMENT_BYTES;
         WriteJob {
             segment: SegmentId(7),
-            path: self.log.clone(),
+            path: self.log.as_path().into(),
             offset,
             buffer,
         }

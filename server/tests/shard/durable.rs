@@ -1,7 +1,7 @@
 //! Nobody is told of undurable content of its own.
 
 use crate::limits;
-use crate::rig::{Replica, Rig, sync};
+use crate::rig::{Replica, Rig, awareness, sync};
 use collabblocks_server::shard::{Event, SessionLimits};
 
 #[test]
@@ -64,6 +64,36 @@ fn what_builds_on_an_answer_comes_after_it() {
     rig.commit();
     rig.turn();
     assert_eq!(rig.data(c), [answer, next]);
+}
+
+#[test]
+fn what_comes_late_on_an_old_connection_is_told_to_the_new_one_when_it_is_durable() {
+    let mut rig = Rig::new(false, limits());
+    let (old, peer) = (rig.open("room"), rig.open("room"));
+    rig.say(old, &[&awareness(&[(1, 1, "{}")])]);
+    rig.turn();
+    let doc = Replica::new(1);
+    let (late, later) = (sync(2, &doc.write("late ")), sync(2, &doc.write("later")));
+    let new = rig.open("room");
+    // The client is back, and says so.
+    rig.say(new, &[&sync(0, &[0]), &awareness(&[(1, 2, "{}")])]);
+    rig.turn();
+    rig.settle();
+    for conn in [old, peer, new] {
+        rig.data(conn);
+    }
+    rig.say(old, &[&late]);
+    rig.turn();
+    assert!(rig.data(new).is_empty(), "it would take it for its echo");
+    rig.commit();
+    for conn in [new, peer, old] {
+        assert_eq!(rig.data(conn), std::slice::from_ref(&late));
+    }
+    // What it says on the new one goes out at once.
+    rig.say(new, &[&later]);
+    rig.turn();
+    assert_eq!(rig.data(peer), [later]);
+    rig.settle();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::limits;
 use crate::rig::{Replica, Rig, awareness, sync};
+use collabblocks_server::shard::SessionLimits;
 
 /// A room with a document of 100 KiB and as much presence.
 fn rich() -> Rig {
@@ -100,4 +101,94 @@ fn large_documents_go_to_many_joiners_at_the_pace_of_the_turns() {
         other.hear(&rig.data(conn));
         assert_eq!(other.text().len(), doc.text().len());
     }
+}
+
+#[test]
+fn many_who_write_at_once_do_not_get_a_copy_each_in_one_turn() {
+    for soft in [64 << 20, 1 << 10] {
+        let limits = SessionLimits {
+            queue_soft_bytes: soft,
+            ..limits()
+        };
+        let mut rig = Rig::new(false, limits);
+        let authors: Vec<_> = (0..64)
+            .map(|n| (rig.open("room"), Replica::new(n)))
+            .collect();
+        rig.settle();
+        for (conn, doc) in &authors {
+            rig.data(*conn);
+            let update = sync(2, &doc.write(&"x".repeat(32 << 10)));
+            rig.say(*conn, &[&update]);
+        }
+        rig.turn();
+        assert!(rig.frames_peak < 16 << 20, "{}", rig.frames_peak);
+        rig.settle();
+        assert!(rig.frames_peak < 16 << 20, "{}", rig.frames_peak);
+        for (conn, doc) in &authors {
+            doc.hear(&rig.data(*conn));
+            assert_eq!(doc.text().len(), 64 * (32 << 10), "{soft}");
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_joiners_is_told_who_is_there_at_the_pace_of_the_turns() {
+    let mut rig = rich();
+    let joiners: Vec<_> = (0..300).map(|_| rig.open_without_turn("room")).collect();
+    rig.turn();
+    assert!(rig.frames_peak < 10 << 20, "{}", rig.frames_peak);
+    rig.settle();
+    assert!(rig.frames_peak < 10 << 20, "{}", rig.frames_peak);
+    for conn in joiners {
+        rig.skip_head(conn);
+        let told = rig.data(conn).iter().filter(|m| m[0] == 1).count();
+        assert_eq!(told, 1);
+    }
+}
+
+#[test]
+fn what_waits_for_rooms_to_load_is_bounded_for_all() {
+    let tight = SessionLimits {
+        load_queue_core_bytes_max: 1 << 20,
+        load_queue_room_bytes_max: 512 << 10,
+        ..limits()
+    };
+    let mut rig = crate::evicted(tight).0;
+    let (big, small) = (vec![0; 200 << 10], sync(0, &[0]));
+    let all: Vec<_> = (0..10).map(|_| rig.open_without_turn("room")).collect();
+    rig.turn();
+    for &conn in &all {
+        rig.skip_head(conn);
+        rig.say(conn, &[&sync(2, &big)]);
+        rig.turn();
+    }
+    let kept: Vec<_> = all.iter().filter(|c| !rig.closed.contains(c)).collect();
+    assert_eq!(kept.len(), 2, "the room's bound");
+    assert_eq!(rig.close_code(all[5]), Some(1013));
+    // Whoever says little may still come; it is read no further.
+    let late = rig.open_without_turn("room");
+    rig.turn();
+    rig.skip_head(late);
+    rig.say(late, &[&small, &[3], &sync(2, &vec![0; 120 << 10])]);
+    rig.turn();
+    assert_eq!(rig.close_code(late), Some(1013));
+    let late = rig.open_without_turn("room");
+    rig.turn();
+    rig.skip_head(late);
+    rig.say(late, &[&small]);
+    rig.say(late, &[&vec![3; 60 << 10]]);
+    rig.turn();
+    // Those that go make place.
+    for conn in all {
+        if !rig.closed.contains(&conn) {
+            rig.feed(collabblocks_server::shard::Event::Closed { conn });
+        }
+    }
+    rig.run_jobs();
+    rig.settle();
+    assert!(!rig.closed.contains(&late));
+    assert!(
+        rig.data(late).iter().any(|m| m[..2] == [0, 1]),
+        "it is answered"
+    );
 }

@@ -11,7 +11,7 @@ mod slow;
 use collabblocks_server::shard::{
     ConnId, ControlReply, ControlRequest, Event, Handoff, SessionLimits,
 };
-use rig::{Replica, Rig, sync};
+use rig::{Replica, Rig, awareness, sync};
 use std::time::Duration;
 
 const PONG: u8 = 10;
@@ -98,6 +98,51 @@ fn a_room_in_quarantine_is_not_opened_and_others_are() {
     rig.skip_head(a);
     assert_eq!(rig.close_code(a), Some(1011));
     assert!(rig.closed.contains(&a) && !rig.closed.contains(&b));
+}
+
+/// Rooms, sessions, clients present, sessions behind.
+fn gauges(rig: &mut Rig) -> [u64; 4] {
+    rig.feed(Event::Control(ControlRequest::Stats { id: 1 }));
+    rig.turn();
+    match rig.replies.pop() {
+        Some(ControlReply::Stats { id: 1, stats }) => [
+            stats.rooms,
+            stats.sessions,
+            stats.presence_clients,
+            stats.sessions_behind,
+        ],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn figures_follow_what_comes_and_goes() {
+    let (mut rig, _) = evicted(limits());
+    assert_eq!(gauges(&mut rig), [0, 0, 0, 0]);
+    let [a, b] = [(); 2].map(|()| rig.open_without_turn("room"));
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [1, 2, 0, 0], "they wait for the room");
+    // The first to be live is behind at once.
+    rig.block(a);
+    rig.settle();
+    assert_eq!(gauges(&mut rig), [1, 2, 0, 1]);
+    let c = rig.open("other");
+    rig.say(c, &[&awareness(&[(7, 1, "{}"), (8, 1, "{}")])]);
+    rig.say(b, &[&awareness(&[(9, 1, "{}")])]);
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [2, 3, 3, 1]);
+    rig.say(c, &[&awareness(&[(7, 2, "null")])]);
+    rig.block(b);
+    rig.drain(a);
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [2, 3, 2, 1]);
+    rig.feed(Event::Closed { conn: b });
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [2, 2, 1, 0]);
+    rig.feed(Event::Closed { conn: a });
+    rig.feed(Event::Closed { conn: c });
+    rig.turn();
+    assert_eq!(gauges(&mut rig), [0, 0, 0, 0]);
 }
 
 /// A room on disk, not in memory.
@@ -265,4 +310,51 @@ fn half_sent_messages_of_all_together_are_bounded() {
     }
     let open = conns.iter().filter(|c| !rig.closed.contains(c)).count();
     assert!((2..=5).contains(&open), "{open}");
+}
+
+#[test]
+fn who_has_what_builds_on_what_was_missing_is_asked_when_it_has_come() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = (rig.open("room"), rig.open("room"));
+    let (base, top) = (Replica::new(1), Replica::new(2));
+    let missing = base.write("base, ");
+    top.apply(&missing);
+    let rest = top.write("on top");
+    for conn in [a, b] {
+        rig.data(conn);
+    }
+    // A reply that builds on what the room lacks: its causal part is nothing.
+    rig.say(b, &[&sync(1, &rest)]);
+    rig.turn();
+    rig.settle();
+    assert!(
+        rig.data(b).is_empty(),
+        "asking at once would bring the same"
+    );
+    let stranger = Replica::new(3).write("x");
+    rig.say(a, &[&sync(2, &stranger)]);
+    rig.turn();
+    rig.settle();
+    assert_eq!(rig.data(b), [sync(2, &stranger)], "that was not it");
+    rig.say(a, &[&sync(2, &missing)]);
+    rig.turn();
+    rig.settle();
+    let asked: Vec<_> = rig
+        .data(b)
+        .into_iter()
+        .filter(|m| m[..2] == [0, 0])
+        .collect();
+    assert_eq!(asked.len(), 1);
+    rig.say(b, &[&sync(1, &rest)]);
+    rig.turn();
+    rig.settle();
+    assert!(
+        rig.data(a).contains(&sync(2, &rest)),
+        "and it is there at last"
+    );
+    rig.say(a, &[&sync(2, &base.write("more"))]);
+    rig.turn();
+    let asked = rig.data(b).iter().any(|m| m[..2] == [0, 0]);
+    assert!(!asked, "nobody is asked twice");
+    rig.settle();
 }

@@ -86,6 +86,7 @@ impl Rig {
             shards,
             strict,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             quarantine,
             limits,
             guard: Limits::default(),

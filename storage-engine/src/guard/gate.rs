@@ -299,9 +299,12 @@ fn census(plan: &Plan<'_>, ledger: &Ledger, limits: &Limits) -> Result<Notes, Re
             },
             Parent::Item(id) => match fresh.container(id).or_else(|| ledger.container(id)) {
                 Some(container) => Some(container),
-                // In a type that was deleted it will be collected.
+                // In a type that was deleted it will be collected. What an update says of an item that is
+                // known already counts for nothing: it may be another one here.
                 None if ledger.is_deleted(id.client, id.clock, id.clock + 1)
-                    || plan.is_dead(id, limits) =>
+                    || plan.is_dead(id, limits)
+                        && (id.clock >= ledger.clock(id.client)
+                            || ledger.place(id).container().is_none()) =>
                 {
                     None
                 }

@@ -7,6 +7,9 @@ use super::{Limits, Refusal};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+/// What an update lacks is noted up to so many units.
+const WANTED_MAX: usize = 8;
+
 /// Where a struct stands in the bytes and among the clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
@@ -47,6 +50,9 @@ pub(crate) struct Plan<'a> {
     pub(crate) deletes: Vec<(u64, u32, u32)>,
     /// Some struct or deletion was left out, as it builds on what is not there.
     pub(crate) gap: bool,
+    /// Units (client and clock) that what was left out waits for, and that the update does not hold
+    /// itself: some of them.
+    pub(crate) wanted: Vec<(u64, u32)>,
     /// There are formatting marks in it.
     pub(crate) formats: bool,
 }
@@ -106,6 +112,7 @@ impl<'a> Plan<'a> {
             runs: Vec::new(),
             deletes: Vec::new(),
             gap: false,
+            wanted: Vec::new(),
             formats: false,
         };
         super::walk::walk(update, limits, &mut plan)?;
@@ -114,7 +121,34 @@ impl<'a> Plan<'a> {
         }
         plan.order(&known);
         plan.clip_deletes(&known);
+        if plan.gap {
+            plan.note_wanted(&known);
+        }
         Ok(plan)
+    }
+
+    /// Whether the update holds a unit, be it that it could not be applied.
+    fn holds(&self, client: u64, clock: u32) -> bool {
+        self.by_client
+            .get(&client)
+            .map(|&index| &self.sections[index])
+            .and_then(|section| self.parts[..section.end].last())
+            .is_some_and(|last| clock < last.clock_end)
+    }
+
+    fn note_wanted(&mut self, known: &impl Fn(u64, Option<u32>) -> u32) {
+        for section in self.sections.iter().filter(|s| s.next < s.end) {
+            let part = self.parts[section.next];
+            let wanted = if part.clock > section.have {
+                Some((section.client, part.clock - 1))
+            } else {
+                self.missing(section.client, part, known)
+                    .map(|id| (id.client, id.clock))
+                    .filter(|&(client, clock)| !self.holds(client, clock))
+            };
+            self.wanted.extend(wanted);
+        }
+        self.wanted.truncate(WANTED_MAX);
     }
 
     /// The struct at a part, read again.
@@ -270,6 +304,7 @@ impl<'a> Plan<'a> {
 
     fn clip_deletes(&mut self, known: &impl Fn(u64, Option<u32>) -> u32) {
         let mut gap = false;
+        let mut wanted = Vec::new();
         let (sections, by_client) = (&self.sections, &self.by_client);
         self.deletes.retain_mut(|(client, clock, clock_end)| {
             let have = match by_client.get(client) {
@@ -278,11 +313,16 @@ impl<'a> Plan<'a> {
             };
             if *clock_end > have {
                 gap = true;
+                if wanted.len() < WANTED_MAX {
+                    wanted.push((*client, *clock_end - 1));
+                }
                 *clock_end = have;
             }
             *clock < *clock_end
         });
         self.gap |= gap;
+        wanted.retain(|&(client, clock)| !self.holds(client, clock));
+        self.wanted = wanted;
     }
 
     /// Writes the structs to be applied as updates of at most `structs_max` structs and about

@@ -146,6 +146,45 @@ pub(crate) fn scan(
     })
 }
 
+/// Gives every entry with a good header to `visit`, wherever it stands in a segment, damaged or not.
+pub(crate) fn search(
+    disk: &dyn Disk,
+    dir: &ShardDir,
+    id: u32,
+    visit: &mut dyn FnMut(&str, SnapshotRef),
+) -> io::Result<()> {
+    let path = dir.snapshot(id);
+    let file_bytes = disk.len(&path)?;
+    let mut window = Window {
+        disk,
+        path,
+        buffer: AlignedBuf::zeroed(WINDOW_BYTES),
+        begin: 0,
+        filled: 0,
+    };
+    let mut offset = BLOCK_BYTES as u64;
+    while offset < file_bytes {
+        let bytes = window.at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))?;
+        let mut step = ENTRY_ALIGN as u64;
+        if let Ok(Found::Entry(header, name)) = format::decode_entry(dir, id, offset, bytes)
+            && let Ok(len) = u32::try_from(header.entry_bytes())
+        {
+            let at = SnapshotRef {
+                key: header.key,
+                seq: header.seq,
+                covers: header.covers,
+                segment: id,
+                len,
+                offset,
+            };
+            visit(name, at);
+            step = header.entry_bytes().next_multiple_of(ENTRY_ALIGN as u64);
+        }
+        offset += step;
+    }
+    Ok(())
+}
+
 fn damaged(path: &std::path::Path, offset: u64, why: &str) -> OpenError {
     OpenError::Mismatch {
         path: path.into(),

@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// How long a write of the log takes, in virtual nanoseconds.
 const WRITE_NS: u64 = 300_000;
 
+/// How much later the end of one is noticed where the shard allows it.
+const LAZY_NS: u64 = 1_000_000;
+
 /// The first client id; all have five bytes, as most real ones do.
 const CLIENT_BASE: u64 = 0x8000_0000;
 
@@ -133,6 +136,7 @@ impl Bench {
             shards: 1,
             strict: false,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             limits: SessionLimits::default(),
             guard: Limits::default(),
             quarantine: Default::default(),
@@ -174,7 +178,10 @@ impl Bench {
         for effect in std::mem::take(&mut self.effects.list) {
             match effect {
                 Effect::Send { .. } => self.sends += 1,
-                Effect::WriteLog { job, .. } => self.write = Some((self.now + WRITE_NS, job)),
+                Effect::WriteLog { job, lazy } => {
+                    let ends = self.now + WRITE_NS + if lazy { LAZY_NS } else { 0 };
+                    self.write = Some((ends, job));
+                }
                 Effect::RunJob(job) => self.jobs.push(job),
                 Effect::SetTimer(at) => self.timer = Some(at.0),
                 Effect::Established { .. } => {}

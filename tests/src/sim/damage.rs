@@ -72,7 +72,9 @@ impl World {
         }
         self.crash(true);
         if !self.given_up {
-            self.damage.clear();
+            // A batch that went astray may still lie ahead, where the log comes to it later.
+            self.damage
+                .retain(|damage| matches!(damage, Damage::Log(..)));
             self.saw("damage without effect");
         }
     }

@@ -6,9 +6,9 @@
 
 mod client;
 mod damage;
-mod document;
+pub(crate) mod document;
 mod effects;
-mod frames;
+pub(crate) mod frames;
 mod hostile;
 mod log;
 mod network;
@@ -17,7 +17,8 @@ mod oracle;
 mod people;
 mod plan;
 mod process;
-mod rng;
+mod quiet;
+pub(crate) mod rng;
 mod run;
 mod runtime;
 mod shrink;
@@ -25,6 +26,7 @@ mod wire;
 mod world;
 
 pub use plan::Mix;
+pub use quiet::{QuietStore, quiet_store};
 pub use run::{Outcome, SEEDS, SEEDS_OF_FIRST_FAULTS, mix, run};
 pub use shrink::shrink;
 

@@ -183,6 +183,7 @@ impl Plan {
             shards,
             strict: self.strict,
             access: Access::Loopback(Vec::new()),
+            hash_seed: 7,
             quarantine: Default::default(),
             limits: self.limits,
             guard: Limits::default(),

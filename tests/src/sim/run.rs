@@ -57,6 +57,8 @@ pub(crate) fn run_plan(plan: Plan, rng: Rng, print: bool) -> Result<Outcome, Str
         }
         if !world.given_up {
             world.part();
+        }
+        if !world.given_up {
             world.end();
         }
         Outcome {
@@ -163,9 +165,9 @@ impl World {
         });
         let disk = self.disk.fork();
         disk.crash(self.rng.next());
-        let kept = self
-            .check_disk(disk, "after an orderly end")
-            .expect("nothing was damaged");
+        let Some(kept) = self.check_disk(disk, "after an orderly end") else {
+            return;
+        };
         for client in self
             .clients
             .iter()
@@ -182,7 +184,7 @@ impl World {
     /// Lets time pass until nothing is amiss.
     fn wait_for(&mut self, what: &str, seconds: u64, amiss: fn(&mut World) -> Option<String>) {
         let deadline = self.now + seconds * SECOND;
-        while let Some(why) = amiss(self) {
+        while let Some(why) = amiss(self).filter(|_| !self.given_up) {
             assert!(self.now < deadline, "waited {seconds} s for {what}: {why}");
             self.run_until(self.now + 100 * MILLISECOND);
         }

@@ -78,3 +78,8 @@ fn one_seed_run_twice_does_the_same() {
         assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
     }
 }
+
+#[test]
+fn a_seed_that_keeps_its_promises_is_not_shrunk() {
+    assert!(!super::shrink(0, false));
+}

@@ -237,7 +237,8 @@ impl World {
             return job.run(&*self.shared_disk);
         };
         let op = self.disk.ops_count() + after;
-        self.disk.fail(op, SimFault::Eio);
+        // A sync that fails leaves what it was to sync to the next one.
+        self.disk.fail(op, SimFault::ShortWrite);
         let done = job.run(&*self.shared_disk);
         self.disk.clear_faults();
         if self.disk.ops_count() > op {

@@ -22,6 +22,7 @@ Commands:
   instructions --bless   The same, and makes the counts the baseline
   page                   Builds the page that the server carries
   bench [ARGUMENT]...    Runs the benchmark with these arguments
+  fuzz TARGET [SECONDS]  Looks for inputs that make a decoder panic, for a minute if not said
   deny                   Checks licences and sources of all dependencies
   help                   Prints this
 ";
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         ["instructions", "--bless"] => one("instructions", |root| instructions::check(root, true)),
         ["page"] => one("page", steps::page),
         ["bench", rest @ ..] => one("bench", |root| steps::bench(root, rest)),
+        ["fuzz", target] => one("fuzz", |root| steps::fuzz(root, target, "60")),
+        ["fuzz", target, time] => one("fuzz", |root| steps::fuzz(root, target, time)),
         ["deny"] => one("deny", steps::deny),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

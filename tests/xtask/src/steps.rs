@@ -177,6 +177,48 @@ pub fn bench(root: &Path, args: &[&str]) -> Outcome {
     cargo(root, 24 * 60, &[&cargo_args, args].concat())
 }
 
+/// What makes the compiler count which code an input reaches; no nightly compiler is needed for that.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// Fuzzes one target, from its committed corpus on. What is found goes to the target directory.
+pub fn fuzz(root: &Path, name: &str, seconds: &str) -> Outcome {
+    let Ok(limit) = seconds.parse() else {
+        return Outcome::Failed(vec![format!("`{seconds}` is no number of seconds")]);
+    };
+    let (folder, out) = (root.join("tests/fuzz"), target(root).join("fuzz"));
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut build = command(&folder, "cargo", &["build", "--release", "--target", &host]);
+    build
+        .env("RUSTFLAGS", COVERAGE)
+        .env("CARGO_TARGET_DIR", &out);
+    run(build, minutes(20)).then(|| {
+        let (found, corpus) = (
+            out.join("found").join(name),
+            folder.join("corpus").join(name),
+        );
+        if let Err(error) = std::fs::create_dir_all(&found) {
+            return Outcome::Failed(vec![format!("{}: {error}", found.display())]);
+        }
+        let binary = out.join(host).join("release/collabblocks-fuzz");
+        let text = |path: &Path| path.display().to_string();
+        let arguments = [
+            format!("-max_total_time={limit}"),
+            format!("-artifact_prefix={}/", text(&found)),
+            "-timeout=10".into(),
+            "-print_final_stats=1".into(),
+            text(&found),
+            text(&corpus),
+        ];
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut fuzz = command(&folder, &text(&binary), &arguments);
+        fuzz.env("COLLABBLOCKS_FUZZ_TARGET", name)
+            .env("COLLABBLOCKS_FUZZ_SEEDS", &found);
+        run(fuzz, Duration::from_secs(limit) + minutes(5))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -135,6 +135,7 @@ impl Log {
             identity,
             epoch: start.epoch,
             low: start.low,
+            path: segment_path(dir, start.writing.segment).into(),
             writing: start.writing,
             ready: start.ready,
             preparation: Preparation::new(start.spare),
