@@ -164,6 +164,18 @@ keys::config! {
         room_name_bytes_max: usize = 512, Bound::Range(1, 4_096);
         /// Sessions in one room; a further one is closed with 1013 (try again later).
         sessions_per_room_max: usize = 10_000, Bound::Range(1, 1 << 24);
+        /// Sessions in one room above which further ones stay on the cores that accept them, so that
+        /// all cores write to them; 0 keeps every session on its room's core. The room cools down
+        /// at half of it.
+        hot_room_sessions: usize = 512, Bound::Range(0, 1 << 24);
+        /// Awareness messages of one session in a second that are heard at once; of more, the latest
+        /// state of each client is heard later; 0 for any number.
+        presence_rate_max: u32 = 20, Bound::Range(0, 1_000_000);
+        /// Awareness messages that are heard at once after a silence.
+        presence_burst_max: u32 = 5, Bound::Range(1, 1_000_000);
+        /// Milliseconds that deliveries of a large room wait for company at most: presence from 200
+        /// sessions on, updates from 1,000, for as long as this at 10,000; 0 for never.
+        delivery_interval_max_ms: u64 = 25, Bound::Range(0, 1_000);
         /// Connections of the whole server; a further one is answered 503. The file limit of the
         /// process may allow fewer.
         connections_max: usize = 1_000_000, Bound::Range(1, 1 << 24);

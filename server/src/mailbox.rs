@@ -18,13 +18,13 @@ use std::task::Waker;
 /// Parcels one mailbox holds. At the bound [`Outbox::send`] gives the parcel back.
 pub const MAILBOX_PARCELS_MAX: usize = 1024;
 
-/// A message with the socket that belongs to it.
+/// A message, with the socket that belongs to it.
 #[derive(Debug)]
 pub struct Parcel {
     /// The message.
     pub mail: Mail,
-    /// The socket, for a handoff.
-    pub socket: OwnedFd,
+    /// The socket, for a handoff; a letter has none.
+    pub socket: Option<OwnedFd>,
     /// Its TLS, with what was received and not decrypted yet.
     pub tls: Option<Box<Session>>,
 }

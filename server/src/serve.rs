@@ -9,7 +9,8 @@ use crate::runtime::watchdog::WatchdogConfig;
 use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
-    Access, ControlRequest, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
+    Access, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
+    ShardId,
 };
 use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
@@ -294,6 +295,13 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
         limits: SessionLimits {
             connections_max: limits.connections_max.div_ceil(usize::from(shards)),
             sessions_per_room_max: limits.sessions_per_room_max,
+            hot_room_sessions: limits.hot_room_sessions,
+            presence_rate_max: limits.presence_rate_max,
+            presence_burst: limits.presence_burst_max,
+            pace: Pace {
+                interval_max: ms(limits.delivery_interval_max_ms),
+                ..Pace::default()
+            },
             http_head_bytes_max: limits.http_head_bytes_max,
             http_head_timeout: ms(limits.http_head_timeout_ms),
             frame_bytes_max: limits.frame_bytes_max,

@@ -114,7 +114,7 @@ pub struct RoomName {
     pub whole: bool,
 }
 
-const EVENT_NAMES: [&str; 15] = [
+const EVENT_NAMES: [&str; 16] = [
     "none",
     "accepted",
     "handed_off",
@@ -130,6 +130,7 @@ const EVENT_NAMES: [&str; 15] = [
     "timer",
     "turn_end",
     "proxied",
+    "mail_refused",
 ];
 
 fn code_of(event: &Event<'_>) -> u8 {
@@ -148,6 +149,7 @@ fn code_of(event: &Event<'_>) -> u8 {
         Event::Control(_) => 11,
         Event::Timer => 12,
         Event::TurnEnd => 13,
+        Event::MailRefused { .. } => 15,
     }
 }
 

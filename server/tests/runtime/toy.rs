@@ -3,8 +3,7 @@
 use collabblocks_server::runtime::Core;
 use collabblocks_server::server::ShardContext;
 use collabblocks_server::shard::{
-    ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, Mail, ShardId,
-    Stats,
+    ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, ShardId, Stats,
 };
 use collabblocks_storage_engine::{RoomId, Watch};
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
@@ -433,11 +432,9 @@ impl Core for Toy {
                     state.out.extend_from_slice(answer);
                 }
             }
-            Event::JobDone(_)
-            | Event::Mail {
-                mail: Mail::Handoff(_),
-                ..
-            } => unreachable!("never asked for"),
+            Event::JobDone(_) | Event::Mail { .. } | Event::MailRefused { .. } => {
+                unreachable!("never asked for")
+            }
             Event::Control(ControlRequest::Stats { id }) => {
                 effects.list.push(Effect::Reply(ControlReply::Stats {
                     id,

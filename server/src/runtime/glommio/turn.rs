@@ -28,6 +28,7 @@ use std::time::Duration;
 pub(super) enum Pending {
     Blocked(ConnId, usize),
     Refused(ConnId),
+    MailRefused(ShardId, Mail),
     /// Reading is on again: what was read meanwhile is due.
     Held(ConnId),
     /// A send failed.
@@ -184,6 +185,9 @@ impl<C: Core> Turn<C> {
                         self.go.push(conn);
                     }
                 }
+                Pending::MailRefused(to, mail) => {
+                    self.seat.feed(Event::MailRefused { to, mail });
+                }
                 Pending::Held(conn) => self.feed_held(conn),
                 Pending::Failed(conn) => self.lose(conn),
             }
@@ -218,11 +222,18 @@ impl<C: Core> Turn<C> {
         self.ports.inbox.take(&mut self.incoming);
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
-                Incoming::Parcel(_, parcel) => {
-                    let Mail::Handoff(handoff) = parcel.mail;
+                Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
+                    let handoff = match mail {
+                        Mail::Handoff(handoff) => handoff,
+                        mail => {
+                            self.seat.feed(Event::Mail { from, mail });
+                            continue;
+                        }
+                    };
+                    let socket = socket.expect("a handoff comes with its socket");
                     // Without a number left the socket is closed: 16 million are open already.
-                    let front = Front::of_tls(parcel.tls);
-                    if let Some(conn) = self.insert(Stream::adopt(parcel.socket), front) {
+                    let front = Front::of_tls(tls);
+                    if let Some(conn) = self.insert(Stream::adopt(socket), front) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
                         self.take_kept(conn);
                     }
@@ -379,6 +390,7 @@ impl<C: Core> Turn<C> {
                     self.leave(conn, Leaving::Shard(to, handoff));
                 }
                 Effect::PassToControl { conn, bytes } => self.leave(conn, Leaving::Control(bytes)),
+                Effect::Mail { to, mail } => self.mail(to, mail),
                 Effect::WriteLog { job, .. } => self.log.send(job),
                 Effect::RunJob(job) => self.ports.jobs.send(job),
                 Effect::SetTimer(at) => self.timer = Some(at),
@@ -524,7 +536,7 @@ impl<C: Core> Turn<C> {
                 let tls = std::mem::take(&mut conn.front).into_tls();
                 let parcel = Parcel {
                     mail: Mail::Handoff(handoff),
-                    socket,
+                    socket: Some(socket),
                     tls,
                 };
                 match self.ports.outbox.send(to, parcel) {
@@ -541,6 +553,26 @@ impl<C: Core> Turn<C> {
                         self.refuse(id);
                     }
                 }
+            }
+        }
+    }
+
+    fn mail(&mut self, to: ShardId, mail: Mail) {
+        let socket = None;
+        match self.ports.outbox.send(
+            to,
+            Parcel {
+                mail,
+                socket,
+                tls: None,
+            },
+        ) {
+            Ok(false) => {}
+            Ok(true) => self.ports.outbox.wake_of(to).poke(),
+            Err(parcel) => {
+                self.stats.mailbox_full += 1;
+                self.pending
+                    .push_back(Pending::MailRefused(to, parcel.mail));
             }
         }
     }

@@ -4,9 +4,10 @@
 use super::conn::{Leaving, Phase, Recv};
 use super::uring::Op;
 use super::{Pending, Ring};
+use crate::mailbox::Parcel;
 use crate::runtime::front::Front;
 use crate::runtime::{CLOSE_NS_MAX, Core, complete_reply};
-use crate::shard::{ConnId, ControlReply, Effect, Instant, ShardId};
+use crate::shard::{ConnId, ControlReply, Effect, Instant, Mail, ShardId};
 use io_uring::opcode;
 use io_uring::squeue::Flags;
 use io_uring::types::Fd;
@@ -36,6 +37,7 @@ impl<C: Core> Ring<C> {
                 Effect::PassToControl { conn, bytes } => {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
+                Effect::Mail { to, mail } => self.mail(to, mail)?,
                 Effect::WriteLog { job, lazy } => {
                     if let Some(thread) = &self.log_thread {
                         thread.send(job);
@@ -152,6 +154,24 @@ impl<C: Core> Ring<C> {
             leaving => {
                 conn.phase = Phase::Leaving(leaving);
                 self.go_on(id)
+            }
+        }
+    }
+
+    fn mail(&mut self, to: ShardId, mail: Mail) -> io::Result<()> {
+        let parcel = Parcel {
+            mail,
+            socket: None,
+            tls: None,
+        };
+        match self.ports.outbox.send(to, parcel) {
+            Ok(false) => Ok(()),
+            Ok(true) => self.wake(to),
+            Err(parcel) => {
+                self.stats.mailbox_full += 1;
+                self.pending
+                    .push_back(Pending::MailRefused(to, parcel.mail));
+                Ok(())
             }
         }
     }

@@ -19,8 +19,8 @@ use super::log::LogThread;
 use super::slots::Deadlines;
 use super::tls::Sealed;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
-use crate::mailbox::{Incoming, LogEnd};
-use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats};
+use crate::mailbox::{Incoming, LogEnd, Parcel};
+use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats, ShardId};
 use accept::Acceptor;
 use buffers::Buffers;
 use conn::{Conn, Conns};
@@ -45,6 +45,8 @@ pub fn run<C: Core>(core: C, ports: Ports, ready: impl FnOnce()) -> Result<(), S
 enum Pending {
     /// A handoff found the mailbox full.
     Refused(ConnId),
+    /// So did a letter.
+    MailRefused(ShardId, Mail),
     /// Reading is on again: what was received meanwhile is due.
     Held(ConnId),
     /// A batch of the log ended without a completion.
@@ -267,6 +269,9 @@ impl<C: Core> Ring<C> {
                         self.seat.feed(Event::HandoffRefused { conn });
                     }
                 }
+                Pending::MailRefused(to, mail) => {
+                    self.seat.feed(Event::MailRefused { to, mail });
+                }
                 Pending::Held(conn) => self.feed_held(conn)?,
                 Pending::Written((job, result)) => {
                     self.seat.feed(Event::LogWritten { job, result })
@@ -276,12 +281,18 @@ impl<C: Core> Ring<C> {
         self.ports.inbox.take(&mut self.incoming);
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
-                Incoming::Parcel(_, parcel) => {
-                    let Mail::Handoff(handoff) = parcel.mail;
+                Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
+                    let handoff = match mail {
+                        Mail::Handoff(handoff) => handoff,
+                        mail => {
+                            self.seat.feed(Event::Mail { from, mail });
+                            continue;
+                        }
+                    };
+                    let socket = socket.expect("a handoff comes with its socket");
                     // Without a number left the socket is closed: 16 million are open already.
-                    let front = Front::of_tls(parcel.tls);
-                    let insert = |_| Conn::through(front, parcel.socket);
-                    if let Some(conn) = self.conns.insert(insert) {
+                    let front = Front::of_tls(tls);
+                    if let Some(conn) = self.conns.insert(|_| Conn::through(front, socket)) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
                         self.take_kept(conn)?;
                         self.queue_arm(conn);

@@ -395,7 +395,7 @@ impl<C: Core> Ring<C> {
             Leaving::Shard(to, handoff) => {
                 let parcel = Parcel {
                     mail: Mail::Handoff(handoff),
-                    socket: conn.socket,
+                    socket: Some(conn.socket),
                     tls: conn.front.into_tls(),
                 };
                 match self.ports.outbox.send(to, parcel) {
@@ -404,8 +404,8 @@ impl<C: Core> Ring<C> {
                     Err(parcel) => {
                         self.stats.mailbox_full += 1;
                         let front = Front::of_tls(parcel.tls);
-                        let conn = Conn::through(front, parcel.socket);
-                        self.conns.put_back(id, conn);
+                        let socket = parcel.socket.expect("it comes back as it went");
+                        self.conns.put_back(id, Conn::through(front, socket));
                         self.pending.push_back(Pending::Refused(id));
                         self.queue_arm(id);
                     }
