@@ -61,7 +61,6 @@ pub fn nothing_stalls_under_cpu_hogs(runtime: RuntimeKind) {
                 trips.took.len(),
             );
             let bound = match trips.name {
-                "log" if sync != LogSync::Thread => continue,
                 // The disk may be slow all by itself.
                 "log" => STALL + disk,
                 "disk" => continue,
