@@ -1,4 +1,4 @@
-//! The log's files, and a thread that writes to them where the ring does not.
+//! The log's files, and a thread that writes to them where the ring does not, or is slow to.
 
 use super::placement;
 use crate::mailbox::{LogEnd, Wake};

@@ -144,3 +144,7 @@ impl<C: Core> Ring<C> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "commits_tests.rs"]
+mod tests;
