@@ -99,8 +99,10 @@ keys::config! {
         /// Segments kept by a shard before the rooms that pin the oldest are snapshotted.
         segments_max: u64 = 16, Bound::Range(2, 65_536);
         /// How a batch is made durable: `dsync` (one write with RWF_DSYNC), `fdatasync` (a write, and
-        /// an fdatasync linked to it), or `thread` (as `dsync`, on a thread of its own: for machines
-        /// with more work than cores). The glommio runtime always uses a thread.
+        /// an fdatasync linked to it), or `thread` (as `dsync`, on a thread of its own). In the first
+        /// two a batch that takes longer than 20 ms is written by a thread as well, and whichever ends
+        /// first counts: where other work keeps the cores busy `thread` spares that wait, and costs
+        /// more CPU. The glommio runtime always uses a thread.
         sync: WalSync = WalSync::Dsync, Bound::Any;
         /// Microseconds that a commit may wait for company. Where updates come further apart than
         /// this, each is committed at once. Otherwise a commit waits for at least half of this, and

@@ -351,7 +351,8 @@ static CHECKS: &[Check] = &[
         severity: Severity::Important,
         wanted: "wal.sync = \"thread\", or cores that other work leaves alone",
         why: "with `dsync` and `fdatasync` a kernel thread of one core ends each write; where that core has more work \
-              than it can do, acknowledgements wait for it for seconds (deliveries do not)",
+              than it can do, a batch waits for 20 ms before it is written by a thread as well, and acknowledgements \
+              wait with it (deliveries do not); collabblocks_wal_hedged_writes_total counts such batches",
         how: "set wal.sync = \"thread\", or keep other work off the cores that serve rooms",
         judge: |facts| {
             if facts.log_on_thread? {

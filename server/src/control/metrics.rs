@@ -135,6 +135,11 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("wal_commits", "Batches made durable", |s| {
         s.engine.commits as f64
     }),
+    (
+        "wal_hedged_writes",
+        "Batches that were written by a second writer too, as the first took long",
+        |s| s.runtime.hedged_writes as f64,
+    ),
     ("wal_bytes", "Bytes appended to the log", |s| {
         s.engine.log_bytes as f64
     }),

@@ -1,4 +1,4 @@
-//! The log's files, and a thread that writes to them where the ring does not.
+//! The log's files, and a thread that writes to them where the ring does not, or is slow to.
 
 use super::placement;
 use crate::mailbox::{LogEnd, Wake};
@@ -60,7 +60,7 @@ fn open_direct(path: &Path) -> io::Result<File> {
 /// A thread that writes and syncs one shard's batches. Dropping it waits for the batch under way.
 #[derive(Debug)]
 pub(crate) struct LogThread {
-    jobs: Option<SyncSender<WriteJob>>,
+    jobs: Option<SyncSender<(WriteJob, Option<File>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,8 +80,17 @@ impl LogThread {
 
     /// Hands over a batch. Never blocks.
     pub fn send(&self, job: WriteJob) {
+        self.hand_over(job, None);
+    }
+
+    /// Hands over the copy of a batch that another writes as well, with its file. Never blocks.
+    pub fn send_copy(&self, job: WriteJob, file: File) {
+        self.hand_over(job, Some(file));
+    }
+
+    fn hand_over(&self, job: WriteJob, file: Option<File>) {
         let jobs = self.jobs.as_ref().expect("present until drop");
-        let sent = jobs.try_send(job);
+        let sent = jobs.try_send((job, file));
         assert!(sent.is_ok(), "one batch of the log is under way at a time");
     }
 }
@@ -96,12 +105,15 @@ impl Drop for LogThread {
     }
 }
 
-fn write_all(jobs: &Receiver<WriteJob>, ended: &Sender<LogEnd>, wake: &Wake) {
+fn write_all(jobs: &Receiver<(WriteJob, Option<File>)>, ended: &Sender<LogEnd>, wake: &Wake) {
     // The core of its shard may have more to do than it can where another has not.
     placement::unpin();
     let mut segments = Segments::default();
-    for job in jobs {
-        let result = segments.file(&job).and_then(|file| write(file, &job));
+    for (job, file) in jobs {
+        let result = match &file {
+            Some(file) => write(file, &job),
+            None => segments.file(&job).and_then(|file| write(file, &job)),
+        };
         if ended.send(LogEnd { job, result }).is_err() {
             return;
         }

@@ -36,7 +36,9 @@ pub enum RuntimeKind {
     Glommio,
 }
 
-/// How a batch of the log is made durable.
+/// How a batch of the log is made durable. The ring's ways depend on the kernel's own per-core workers,
+/// which an overcommitted core can leave waiting for seconds: a batch that takes longer than 20 ms is
+/// written by a thread as well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogSync {
     /// A write, and an fdatasync linked to it.
@@ -44,9 +46,7 @@ pub enum LogSync {
     /// One write with RWF_DSYNC.
     #[default]
     Dsync,
-    /// One write with RWF_DSYNC on a thread of its own. Costs two thread switches a batch, but does
-    /// not depend on the kernel's own per-core workers, which direct writes that sync complete on and
-    /// which can wait for seconds for an overcommitted core.
+    /// One write with RWF_DSYNC on a thread of its own: two thread switches a batch.
     Thread,
 }
 

@@ -28,6 +28,8 @@ pub struct RuntimeStats {
     pub bytes_received: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
+    /// Batches of the log that were given to a thread as well, as the ring took long.
+    pub hedged_writes: u64,
 }
 
 /// All figures of a shard.

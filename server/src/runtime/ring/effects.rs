@@ -38,24 +38,7 @@ impl<C: Core> Ring<C> {
                     self.leave(conn, Leaving::Control(bytes))?
                 }
                 Effect::Mail { to, mail } => self.mail(to, mail)?,
-                Effect::WriteLog { job, lazy } => {
-                    if let Some(thread) = &self.log_thread {
-                        thread.send(job);
-                        continue;
-                    }
-                    let ended = if lazy && !self.ports.log_lag.is_zero() {
-                        self.log_due = Some(self.seat.now.after(self.ports.log_lag));
-                        let ended = self.log.start(&mut self.log_uring, job)?;
-                        self.log_uring.enter(None)?;
-                        ended
-                    } else {
-                        self.log.start(&mut self.uring, job)?
-                    };
-                    if ended.is_some() {
-                        self.log_due = None;
-                    }
-                    self.pending.extend(ended.map(Pending::Written));
-                }
+                Effect::WriteLog { job, lazy } => self.write_log(job, lazy)?,
                 Effect::RunJob(job) => self.ports.jobs.send(job),
                 Effect::SetTimer(at) => self.timer = Some(at),
                 Effect::Reply(reply) => self.reply(reply),
@@ -201,7 +184,12 @@ impl<C: Core> Ring<C> {
         unsafe { self.uring.push(&[read.user_data(Op::Poked.at(0))]) }
     }
 
-    fn reply(&mut self, mut reply: ControlReply) {
+    pub(super) fn reply(&mut self, mut reply: ControlReply) {
+        if matches!(reply, ControlReply::Drained) && self.hedge.is_late() {
+            // It says that the log has ended, which a write under way denies.
+            self.drained = Some(reply);
+            return;
+        }
         complete_reply(&mut reply, &mut self.stats, self.seat.now, self.started);
         // Without a control plane nobody wants the answer.
         let _ = self.ports.replies.send((self.ports.shard, reply));

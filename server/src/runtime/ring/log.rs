@@ -1,16 +1,17 @@
-//! The log's writes: one batch at a time, synced by a linked operation or by the write itself.
+//! The ring's writes to the log: one at a time, synced by a linked operation or by the write itself.
 #![allow(unsafe_code)] // The kernel reads the batch's buffer while it is written.
 
 use super::uring::{Done, Op, Uring};
 use crate::runtime::LogSync;
 use crate::runtime::log::Segments;
-use collabblocks_wal::WriteJob;
+use collabblocks_wal::{AlignedBuf, WriteJob};
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// One shard's log writes.
+/// One shard's log writes through the ring.
 pub(super) struct LogWriter {
     sync: LogSync,
     segments: Segments,
@@ -54,7 +55,8 @@ impl LogWriter {
         let write = opcode::Write::new(fd, bytes.as_ptr(), len).offset(offset);
         // SAFETY: the buffer is on the heap and owned by `self.job`, the file is in `self.segments`,
         // from which only a later batch removes it: both live until the last completion, which `end`
-        // awaits. The ring is quieted before `self` is dropped.
+        // awaits, whatever the log's thread has told of a copy meanwhile. The ring is quieted before
+        // `self` is dropped.
         unsafe {
             match self.sync {
                 LogSync::Dsync | LogSync::Thread => {
@@ -75,6 +77,22 @@ impl LogWriter {
             }
         }
         Ok(None)
+    }
+
+    /// A copy of the batch under way, and the file that it goes to. The file itself rather than its
+    /// path: by the time it is written to the log may have moved on and the segment have another name.
+    pub fn copy(&mut self) -> io::Result<(WriteJob, File)> {
+        let job = self.job.as_ref().expect("a batch is under way");
+        let file = self.segments.file(job)?.try_clone()?;
+        let mut buffer = AlignedBuf::with_capacity(job.buffer.len());
+        buffer.extend_from_slice(job.buffer.as_slice());
+        let copy = WriteJob {
+            segment: job.segment,
+            path: job.path.clone(),
+            offset: job.offset,
+            buffer,
+        };
+        Ok((copy, file))
     }
 
     /// A completion of the batch under way; `Some` when it was the last one.

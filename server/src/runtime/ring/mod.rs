@@ -7,9 +7,11 @@
 
 mod accept;
 mod buffers;
+mod commits;
 mod conn;
 mod effects;
 mod front;
+mod hedge;
 mod log;
 mod socket;
 mod uring;
@@ -20,10 +22,13 @@ use super::slots::Deadlines;
 use super::tls::Sealed;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
 use crate::mailbox::{Incoming, LogEnd, Parcel};
-use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats, ShardId};
+use crate::shard::{ConnId, ControlReply, Event, Instant, Mail, RuntimeStats, ShardId};
 use accept::Acceptor;
 use buffers::Buffers;
+use collabblocks_wal::WriteJob;
+use commits::start_log_thread;
 use conn::{Conn, Conns};
+use hedge::{Hedge, Writer};
 use log::{LogWriter, Written};
 use std::collections::VecDeque;
 use std::io;
@@ -68,10 +73,18 @@ struct Ring<C> {
     conns: Conns,
     acceptor: Acceptor,
     log: LogWriter,
+    /// Who writes which batch.
+    hedge: Hedge,
+    /// A batch that waits for the end of a late write.
+    log_waits: Option<(WriteJob, bool)>,
+    /// A late write failed: no batch counts as durable any more.
+    log_failed: Option<String>,
     /// The batch under way is on `log_uring`, and is looked for at this time at the latest.
     log_due: Option<Instant>,
-    /// Writes the log instead, if so configured.
+    /// Writes the log instead, if so configured, or what the ring is slow with, from then on.
     log_thread: Option<LogThread>,
+    /// The answer to a drain, kept back until no write is late.
+    drained: Option<ControlReply>,
     stats: RuntimeStats,
     started: Instant,
     /// Numbers the turns, from 1. Sends of this turn may not have ended.
@@ -99,14 +112,8 @@ impl<C: Core> Ring<C> {
         buffers.register(&uring.submitter())?;
         ports.wake.set_ring(uring.duplicate()?);
         let listeners = std::mem::take(&mut ports.listeners);
-        let log_thread = match ports.log_sync {
-            LogSync::Thread => Some(LogThread::start(
-                format!("log-{}", ports.shard.0),
-                ports.log_ends.clone(),
-                ports.wake.clone(),
-            )?),
-            LogSync::Dsync | LogSync::Fdatasync => None,
-        };
+        let thread_only = ports.log_sync == LogSync::Thread;
+        let log_thread = thread_only.then(|| start_log_thread(&ports)).transpose()?;
         let mut runtime = Self {
             uring,
             log_uring,
@@ -118,8 +125,12 @@ impl<C: Core> Ring<C> {
             conns: Conns::default(),
             acceptor: Acceptor::new(listeners),
             log: LogWriter::new(ports.log_sync),
+            hedge: Hedge::new(thread_only),
+            log_waits: None,
+            log_failed: None,
             log_due: None,
             log_thread,
+            drained: None,
             ports,
             stats: RuntimeStats::default(),
             started: clock(),
@@ -160,6 +171,7 @@ impl<C: Core> Ring<C> {
             self.take_completions()?;
             self.take_log()?;
             self.take_others()?;
+            self.hedge_log();
         }
     }
 
@@ -179,6 +191,7 @@ impl<C: Core> Ring<C> {
             self.closing.next(),
             self.acceptor.rests_until(),
             self.log_due,
+            self.hedge.due(),
         ]
         .into_iter()
         .flatten()
@@ -222,8 +235,8 @@ impl<C: Core> Ring<C> {
                         .poke();
                 }
                 Op::LogWrite | Op::LogSync => {
-                    if let Some((job, result)) = self.log.end(entry) {
-                        self.seat.feed(Event::LogWritten { job, result });
+                    if let Some(written) = self.log.end(entry) {
+                        self.log_ended(Writer::Ring, written)?;
                     }
                 }
             }
@@ -231,32 +244,6 @@ impl<C: Core> Ring<C> {
         self.done = done;
         for conn in std::mem::take(&mut self.failed) {
             self.lose(conn)?;
-        }
-        Ok(())
-    }
-
-    /// Looks after a batch that nobody waits for.
-    fn take_log(&mut self) -> io::Result<()> {
-        if self.log_due.is_none() {
-            return Ok(());
-        }
-        if self.log_uring.has_ended() {
-            self.log_uring.enter(None)?;
-        }
-        let mut done = std::mem::take(&mut self.done);
-        self.log_uring.take_reaped(&mut done);
-        for entry in done.drain(..) {
-            if let Some((job, result)) = self.log.end(entry) {
-                self.log_due = None;
-                self.seat.feed(Event::LogWritten { job, result });
-            }
-        }
-        self.done = done;
-        // Slower than expected: the core wakes up for it again, as often as it would for a timer.
-        if let Some(due) = &mut self.log_due
-            && *due <= self.seat.now
-        {
-            *due = self.seat.now.after(self.ports.log_lag);
         }
         Ok(())
     }
@@ -273,9 +260,7 @@ impl<C: Core> Ring<C> {
                     self.seat.feed(Event::MailRefused { to, mail });
                 }
                 Pending::Held(conn) => self.feed_held(conn)?,
-                Pending::Written((job, result)) => {
-                    self.seat.feed(Event::LogWritten { job, result })
-                }
+                Pending::Written(written) => self.log_ended(Writer::Ring, written)?,
             }
         }
         self.ports.inbox.take(&mut self.incoming);
@@ -300,7 +285,7 @@ impl<C: Core> Ring<C> {
                 }
                 Incoming::Job(done) => self.seat.feed(Event::JobDone(done)),
                 Incoming::Log(LogEnd { job, result }) => {
-                    self.seat.feed(Event::LogWritten { job, result });
+                    self.log_ended(Writer::Thread, (job, result))?;
                 }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
                 Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
