@@ -14,7 +14,7 @@ use crate::dialect::lib0::write_uint;
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::http::Upgrade;
 use collabblocks_storage_engine::RoomId;
-use foldhash::{fast::FixedState, quality::RandomState};
+use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 
 /// Set in the slot of an away room's id: the engine numbers its rooms below.
@@ -52,13 +52,13 @@ struct Slot {
 }
 
 /// All that a core has of rooms of other cores.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Away {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    names: HashMap<Box<str>, RoomId, RandomState>,
+    names: HashMap<Box<str>, RoomId, FixedState>,
     /// Rooms of other cores that are hot.
-    hot: HashSet<Box<str>, RandomState>,
+    hot: HashSet<Box<str>, FixedState>,
     /// Sessions whose updates went into a letter in this turn.
     spoke: Vec<ConnId>,
     /// Rooms with presence to tell the home.
@@ -66,6 +66,19 @@ pub struct Away {
 }
 
 impl Away {
+    /// Nothing yet. Clients choose names and numbers: hashes are seeded.
+    pub fn new(hash_seed: u64) -> Self {
+        let hasher = FixedState::with_seed(hash_seed);
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            names: HashMap::with_hasher(hasher.clone()),
+            hot: HashSet::with_hasher(hasher),
+            spoke: Vec::new(),
+            talking: Vec::new(),
+        }
+    }
+
     /// Whether sessions of a room stay where they are accepted.
     pub fn is_hot(&self, name: &str) -> bool {
         self.hot.contains(name)
@@ -261,16 +274,16 @@ impl Shard {
         let home = self.home_of(room_id);
         let letter = &mut self.post.lane(home).letter;
         let bytes = letter.put(vector);
-        self.await_answer(id, home, |guest| Item::Ask { guest, bytes });
+        self.expect_answer(id, home, |guest| Item::Ask { guest, bytes });
     }
 
     /// A session missed more than is kept here: its home makes up for it.
     pub(super) fn ask_home_from(&mut self, id: ConnId, room_id: RoomId, from: u64) {
         let home = self.home_of(room_id);
-        self.await_answer(id, home, |guest| Item::CatchUp { guest, from });
+        self.expect_answer(id, home, |guest| Item::CatchUp { guest, from });
     }
 
-    fn await_answer(&mut self, id: ConnId, home: ShardId, ask: impl FnOnce(ConnId) -> Item) {
+    fn expect_answer(&mut self, id: ConnId, home: ShardId, ask: impl FnOnce(ConnId) -> Item) {
         let Some(session) = self.session(id) else {
             return;
         };

@@ -209,12 +209,14 @@ impl Shard {
         let Some(room) = self.rooms[room_id.slot as usize].as_mut() else {
             return;
         };
+        // Some within what is kept for those who are behind.
+        let spacing = (self.config.limits.queue_soft_bytes as u64 / 16).max(1);
         let relayed = room.held == 0 && room.turn.bytes.is_empty();
         let offset = room.stream_offset;
         if let Some(hot) = &mut room.hot
             && relayed
             && !hot.cores.is_empty()
-            && hot.marks.wants(offset)
+            && hot.marks.wants(offset, spacing)
         {
             self.scratch.clear();
             self.engine.state_vector(room_id, &mut self.scratch);

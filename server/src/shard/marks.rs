@@ -3,19 +3,18 @@
 
 /// Marks kept: the nearer to now, the denser.
 const MARKS_MAX: usize = 16;
-/// Bytes of the stream between two new marks.
-const SPACING_BYTES: u64 = 64 << 10;
 
 /// State vectors at stream offsets, oldest first.
 #[derive(Debug, Default)]
 pub struct Marks(Vec<(u64, Box<[u8]>)>);
 
 impl Marks {
-    /// Whether a mark at this offset, the latest, is worth having.
-    pub fn wants(&self, offset: u64) -> bool {
+    /// Whether a mark at this offset, the latest, is worth having, if new ones are so many bytes of the
+    /// stream apart.
+    pub fn wants(&self, offset: u64, spacing_bytes: u64) -> bool {
         self.0
             .last()
-            .is_none_or(|(last, _)| offset >= last + SPACING_BYTES)
+            .is_none_or(|(last, _)| offset >= last + spacing_bytes)
     }
 
     /// Adds a mark; it is the latest.
@@ -52,6 +51,8 @@ impl Marks {
 mod tests {
     use super::*;
 
+    const SPACING_BYTES: u64 = 64 << 10;
+
     #[test]
     fn a_mark_is_never_after_what_it_is_asked_for() {
         let mut marks = Marks::default();
@@ -59,7 +60,7 @@ mod tests {
         let mut offset = 0;
         for n in 0..5000u64 {
             offset += SPACING_BYTES + n % 7;
-            assert!(marks.wants(offset) && marks.0.len() <= MARKS_MAX);
+            assert!(marks.wants(offset, SPACING_BYTES) && marks.0.len() <= MARKS_MAX);
             marks.add(offset, &offset.to_le_bytes());
             let found = |ask| match marks.before(ask).try_into() {
                 Ok(bytes) => u64::from_le_bytes(bytes),

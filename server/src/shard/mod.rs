@@ -111,7 +111,7 @@ impl Shard {
         Self {
             post: Post::new(config.id, config.shards),
             guests: Guests::default(),
-            away: Away::default(),
+            away: Away::new(config.hash_seed),
             paced: Paced::default(),
             config,
             engine,
