@@ -240,7 +240,9 @@ impl Plan {
             core,
             counters: &self.counters,
         };
-        measure(&entry.name, work, &target, watched, Some(&mut server))
+        // A floor keeps nothing that it could be started again over.
+        let again = (!entry.is_floor()).then_some(&mut server);
+        measure(&entry.name, work, &target, watched, again)
             .map_err(|error| Error::new(format!("{error}\n{}", server.log_end())))
     }
 

@@ -32,6 +32,10 @@ pub struct Connection {
     pub tail: Vec<u8>,
     /// Bytes of a large message that are still to come and to be thrown away.
     pub skip: usize,
+    /// The frames so far of a message that comes in several.
+    pub parts: Option<Vec<u8>>,
+    /// The message that comes in several frames is thrown away.
+    pub discards: bool,
     out: Vec<u8>,
     out_sent: usize,
     /// Whether the socket is watched for room to write.
@@ -69,6 +73,8 @@ impl Connection {
             stage: Stage::Upgrading,
             tail: Vec::new(),
             skip: 0,
+            parts: None,
+            discards: false,
             out: Vec::new(),
             out_sent: 0,
             watched_for_write: false,

@@ -196,3 +196,54 @@ fn a_refused_upgrade_ends_the_run_with_the_servers_words() {
         .to_string();
     assert!(error.contains("403 Forbidden"), "{error}");
 }
+
+/// A server that answers every upgrade, and then says what it is given, in pieces of some size.
+fn scripted(says: Vec<u8>, piece: usize) -> SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, says) = (stream.unwrap(), says.clone());
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+                for piece in says.chunks(piece) {
+                    if stream.write_all(piece).is_err() {
+                        return;
+                    }
+                }
+                while matches!(stream.read(&mut [0; 1024]), Ok(1..)) {}
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_document_in_several_frames_is_one_and_counts_when_its_last_byte_came() {
+    let mut document = vec![0, 1];
+    document.extend(std::iter::repeat_n(b'x', 500_000));
+    let mut says = Vec::new();
+    for (at, part) in document.chunks(200_000).enumerate() {
+        let last = (at + 1) * 200_000 >= document.len();
+        says.push(if last { 0x80 } else { 0 } | if at == 0 { 2 } else { 0 });
+        says.push(127);
+        says.extend((part.len() as u64).to_be_bytes());
+        says.extend(part);
+    }
+    let joining: Joining = toml::from_str(
+        "kind = 'join'\nrooms = 1\ndocument_chars = 500_000\ndocument_edits = 1\njoins = 3\nover = 0.0",
+    )
+    .unwrap();
+    let scenario = Scenario::idle("test", 1, 1);
+    for piece in [1_000, 600_000] {
+        let target = target(scripted(says.clone(), piece));
+        let mut crowd = generator::join::Crowd::new(&joining, &scenario, &target).unwrap();
+        crowd.join(3, 0.0).unwrap();
+        // Without its last byte it is never whole.
+        let target = self::target(scripted(says[..says.len() - 1].to_vec(), piece));
+        let mut crowd = generator::join::Crowd::new(&joining, &scenario, &target).unwrap();
+        assert!(crowd.join(1, 0.0).is_err());
+    }
+}

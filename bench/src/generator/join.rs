@@ -33,7 +33,7 @@ pub(super) struct Joins {
 struct Join {
     /// Bytes that it received.
     bytes: u64,
-    /// Characters in the updates that it received.
+    /// Characters that it received, from the document's first on without a gap.
     chars: u64,
     /// When it had its whole document; 0 before.
     complete_ns: u64,
@@ -64,8 +64,13 @@ impl Joins {
 
     pub(super) fn on_update(&mut self, index: usize, update: &[u8]) {
         let join = &mut self.each[index];
-        // What cannot be read is missed in the sum, and ends the run.
-        let _ = update::for_each_range(update, |_, _, length| join.chars += length);
+        // What cannot be read is missed, and ends the run. What comes again counts once: a room's
+        // document has one writer.
+        let _ = update::for_each_range(update, |_, clock, length| {
+            if clock <= join.chars {
+                join.chars = join.chars.max(clock + length);
+            }
+        });
     }
 }
 
@@ -236,6 +241,7 @@ impl Generator<'_> {
         let whole = connection.stage == Stage::Synced
             && connection.skip == 0
             && connection.tail.is_empty()
+            && connection.parts.is_none()
             // A character is at least a byte; of what was skipped no more is known.
             && (join.chars >= joins.document_chars || join.bytes >= joins.document_chars);
         if whole && join.complete_ns == 0 {
@@ -244,26 +250,81 @@ impl Generator<'_> {
         }
     }
 
-    /// Whether the message that begins in `bytes`, of which at least `need` will be needed, is a
-    /// document on its way to a client that joins: its rest is then thrown away as it comes.
+    /// Whether a message that begins like this is a document on its way to a client that joins. If so,
+    /// the client is synced as soon as it has come.
+    pub(super) fn is_document(
+        &mut self,
+        index: usize,
+        begins: &[u8],
+        prefix_length: usize,
+    ) -> bool {
+        if self.joins.as_ref().is_none_or(|joins| joins.uploading) {
+            return false;
+        }
+        let Some(is_step2) = dialect::begins_with_step2(begins, prefix_length) else {
+            return false;
+        };
+        if is_step2 && self.connections[index].stage == Stage::Syncing {
+            self.connections[index].stage = Stage::Synced;
+            self.synced += 1;
+        }
+        true
+    }
+
+    /// Throws the rest of the frame that begins in `bytes` away as it comes, if it is a large one, in
+    /// all at least `need` bytes, of a document; else `None`.
     pub(super) fn skip_document(&mut self, index: usize, bytes: &[u8], need: usize) -> Option<()> {
-        let joining = self.joins.as_ref().is_some_and(|joins| !joins.uploading);
-        if !joining || need < DOCUMENT_BYTES_MIN {
+        if need < DOCUMENT_BYTES_MIN {
             return None;
         }
-        let start = match bytes.get(1)? & 0x7f {
+        let &[first, second, ..] = bytes else {
+            return None;
+        };
+        let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
+        let start = match second & 0x7f {
             126 => 4,
             127 => 10,
             _ => 2,
         };
-        let prefix = self.prefixes[self.room_of(index)].len();
-        let is_step2 = dialect::begins_with_step2(bytes.get(start..)?, prefix)?;
-        let connection = &mut self.connections[index];
-        if is_step2 && connection.stage == Stage::Syncing {
-            connection.stage = Stage::Synced;
-            self.synced += 1;
+        let discards = if opcode == websocket::CONTINUATION {
+            self.connections[index].discards
+        } else {
+            let prefix = self.prefixes[self.room_of(index)].len();
+            self.is_document(index, bytes.get(start..)?, prefix)
+        };
+        if !discards {
+            return None;
         }
+        let connection = &mut self.connections[index];
         connection.skip = need - bytes.len();
+        connection.discards = !fin;
+        connection.parts = (!fin).then(Vec::new);
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_again_or_after_a_gap_is_not_more_of_the_document() {
+        let mut joins = Joins {
+            document_chars: 100,
+            uploading: true,
+            each: Vec::new(),
+            complete: 0,
+        };
+        joins.on_connect();
+        let mut hear = |clock, chars| {
+            let mut update = Vec::new();
+            update::write_insert(&mut update, 7, clock, chars);
+            joins.on_update(0, &update);
+            joins.each[0].chars
+        };
+        assert_eq!(hear(0, 10), 10);
+        assert_eq!(hear(0, 10), 10);
+        assert_eq!(hear(5, 10), 15);
+        assert_eq!(hear(50, 10), 15);
     }
 }

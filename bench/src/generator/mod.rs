@@ -9,7 +9,7 @@ use crate::dialect::{self, Dialect, Message};
 use crate::scenario::Scenario;
 use crate::tls::Connector;
 use crate::tracker::{Timebase, Totals, Tracker, new_histogram};
-use crate::websocket::{self, BINARY, Parsed};
+use crate::websocket::{self, BINARY, Frame, Parsed};
 use crate::{Error, Result, update};
 use hdrhistogram::Histogram;
 use join::Joins;
@@ -411,11 +411,38 @@ impl<'a> Generator<'a> {
                     self.close(index, &format!("the server closed with code {code}"));
                     return bytes.len();
                 }
+                BINARY | websocket::CONTINUATION => {
+                    self.on_part(index, frame, payload, prefix_length, now);
+                }
                 _ => {
-                    self.close(index, "the server sent a fragmented message");
+                    self.close(index, "the server sent a frame of an unknown kind");
                     return bytes.len();
                 }
             }
+        }
+    }
+
+    /// A frame of a message that comes in several.
+    fn on_part(&mut self, index: usize, frame: Frame, part: &[u8], prefix_length: usize, now: u64) {
+        if frame.opcode == BINARY {
+            self.connections[index].discards = self.is_document(index, part, prefix_length);
+            self.connections[index].parts = Some(Vec::new());
+        }
+        let connection = &mut self.connections[index];
+        let Some(parts) = &mut connection.parts else {
+            return self.close(
+                index,
+                "the server went on with a message that it had not begun",
+            );
+        };
+        if !connection.discards {
+            parts.extend_from_slice(part);
+        }
+        if frame.fin
+            && let Some(message) = connection.parts.take()
+            && !std::mem::take(&mut connection.discards)
+        {
+            self.on_message(index, &message, prefix_length, now);
         }
     }
 

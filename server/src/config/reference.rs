@@ -106,7 +106,15 @@ mod tests {
 
     #[test]
     fn every_key_is_documented_and_named_with_its_unit_last() {
-        let units = ["_ms", "_us", "_s", "_bytes", "_max", "_bytes_max"];
+        let units = [
+            "_ms",
+            "_us",
+            "_s",
+            "_bytes",
+            "_max",
+            "_bytes_max",
+            "_sessions",
+        ];
         for key in Key::all() {
             assert!(
                 key.help().len() > 15 && key.help().ends_with('.'),

@@ -103,6 +103,27 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("mailbox_full", "Messages that found a mailbox full", |s| {
         s.runtime.mailbox_full as f64
     }),
+    (
+        "fronts_refused",
+        "Connections refused by the rules of the PROXY protocol or because their TLS failed",
+        |s| s.runtime.fronts_refused as f64,
+    ),
+    ("tls_handshakes", "TLS handshakes that ended well", |s| {
+        s.runtime.tls_handshakes as f64
+    }),
+    (
+        "tls_resumed",
+        "TLS handshakes that resumed an earlier session",
+        |s| s.runtime.tls_resumed as f64,
+    ),
+    (
+        "letters",
+        "Letters to other cores, at most one for each core and turn",
+        |s| s.letters as f64,
+    ),
+    ("letter_bytes", "Bytes of letters to other cores", |s| {
+        s.letter_bytes as f64
+    }),
     ("turns", "Turns of the core's loop", |s| {
         s.runtime.turns as f64
     }),
@@ -142,6 +163,16 @@ const GAUGES: &[(&str, &str, Read)] = &[
         "sessions_behind",
         "Sessions too slow for the room's updates now",
         |s| s.sessions_behind as f64,
+    ),
+    (
+        "hot_rooms",
+        "Rooms whose further sessions stay on the cores that accept them, now",
+        |s| s.hot_rooms as f64,
+    ),
+    (
+        "away_sessions",
+        "Sessions whose room is on another core now",
+        |s| s.away_sessions as f64,
     ),
     ("presence_clients", "Clients present in rooms now", |s| {
         s.presence_clients as f64

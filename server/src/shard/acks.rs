@@ -2,7 +2,7 @@
 //! in arrival order once the log has reached them.
 
 use super::stream::Answer;
-use super::types::ConnId;
+use super::types::{ConnId, ShardId};
 use collabblocks_storage_engine::RoomId;
 use collabblocks_wal::Lsn;
 use std::collections::VecDeque;
@@ -19,6 +19,17 @@ pub enum To {
     Stream(ConnId, Rc<Answer>),
     /// All sessions of a room but the one that wrote it.
     Room(RoomId, ConnId),
+    /// All sessions of a room on another core, in the place of what they missed.
+    Core {
+        /// The room.
+        room: RoomId,
+        /// The core.
+        shard: ShardId,
+        /// The room's id there.
+        their_room: RoomId,
+        /// The room's stream offset that it reaches to.
+        at: u64,
+    },
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! What a shard must be told; plain data, a copy for each.
 
+use super::pace::Pace;
 use super::types::ShardId;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct SessionLimits {
     pub connections_max: usize,
     /// Sessions in one room.
     pub sessions_per_room_max: usize,
+    /// Sessions in one room over which further ones stay on the cores that accept them; 0: none do.
+    pub hot_room_sessions: usize,
     /// Bytes of a request head.
     pub http_head_bytes_max: usize,
     /// Time for a request head to arrive.
@@ -54,6 +57,13 @@ pub struct SessionLimits {
     pub room_name_bytes_max: usize,
     /// Clients whose presence one session may own.
     pub awareness_clients_max: usize,
+    /// Awareness messages of one session in a second that are heard at once; 0: any number. Of more,
+    /// the latest state of each client is heard later.
+    pub presence_rate_max: u32,
+    /// Awareness messages heard at once after a silence.
+    pub presence_burst: u32,
+    /// How deliveries wait as a room grows.
+    pub pace: Pace,
     /// Bytes kept for the sessions of a room that are behind, before they get a diff instead.
     pub queue_soft_bytes: usize,
     /// Bytes waiting for one connection before it is closed.
@@ -88,12 +98,16 @@ impl Default for SessionLimits {
         Self {
             connections_max: 100_000,
             sessions_per_room_max: 50_000,
+            hot_room_sessions: 512,
             http_head_bytes_max: 16 << 10,
             http_head_timeout: Duration::from_secs(10),
             frame_bytes_max: (32 << 20) + (64 << 10),
             half_read_bytes_max: 256 << 20,
             room_name_bytes_max: 512,
             awareness_clients_max: 64,
+            presence_rate_max: 20,
+            presence_burst: 5,
+            pace: Pace::default(),
             queue_soft_bytes: 1 << 20,
             queue_hard_bytes: 64 << 20,
             slow_reader_timeout: Duration::from_secs(30),

@@ -3,6 +3,7 @@
 use super::connection::{Connection, LoadQueue, Session, Stage};
 use super::effect::{Effect, Effects};
 use super::event::Handoff;
+use super::guests::is_guest;
 use super::room::Room;
 use super::types::{ConnId, Instant, ShardId};
 use super::{Access, Drain, Shard};
@@ -108,6 +109,9 @@ impl Shard {
             );
         }
         let home = ShardId(home_shard(&upgrade.room, self.config.shards));
+        if home != self.config.id && self.away.is_hot(&upgrade.room) {
+            return self.stay_away(now, id, home, bytes, upgrade, effects);
+        }
         if home != self.config.id {
             self.remove(id);
             self.stats.handoffs_total += 1;
@@ -158,6 +162,12 @@ impl Shard {
     }
 
     fn attach(&mut self, now: Instant, id: ConnId, name: &str) {
+        let (room_id, status) = self.enter(now, id, name);
+        self.settle_in(now, id, room_id, status, name);
+    }
+
+    /// A session enters a room, which may have to be loaded.
+    pub(super) fn enter(&mut self, now: Instant, id: ConnId, name: &str) -> (RoomId, RoomStatus) {
         let (room_id, status) = self.engine.attach(now.0, name);
         let slot = room_id.slot as usize;
         if self.rooms.len() <= slot {
@@ -171,15 +181,26 @@ impl Shard {
         assert_eq!(room.id, room_id, "a room without sessions is not kept");
         let index = room.loading.len();
         room.loading.push(id);
-        let full =
-            room.sessions.len() + room.loading.len() > self.config.limits.sessions_per_room_max;
         let connection = self
             .connection(id)
             .expect("the connection being attached is there");
         let session = Session::new(room_id, index, false, now);
         connection.stage = Stage::Session(Box::new(session));
         self.tally(room_id);
-        if full {
+        (room_id, status)
+    }
+
+    /// It goes on, if there is place for it.
+    pub(super) fn settle_in(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        status: RoomStatus,
+        name: &str,
+    ) {
+        self.look_at_heat(room_id, Some(name));
+        if self.room(room_id).len() > self.config.limits.sessions_per_room_max {
             self.count_refused("room_full");
             self.close(
                 now,
@@ -201,10 +222,14 @@ impl Shard {
         vector.clear();
         let room_id = self.session(id)?.room;
         self.engine.state_vector(room_id, &mut vector);
-        let room = self.room(room_id);
-        let index = room.sessions.len();
-        room.sessions.push(id);
-        let anyone = room.presence.present() > 0;
+        let list = self.room(room_id).list_of(id, true);
+        let index = list.len();
+        list.push(id);
+        if is_guest(id) {
+            self.guest_live(id, room_id);
+        }
+        // A guest's core has a copy of who is present.
+        let anyone = !is_guest(id) && self.room(room_id).presence.present() > 0;
         let connection = self.touch(id)?;
         y_websocket::sync_request(&vector, &mut connection.out);
         let session = connection.session()?;
@@ -258,7 +283,13 @@ impl Shard {
                 let all: Vec<ConnId> = self
                     .room_if_kept(room_id)
                     .into_iter()
-                    .flat_map(|r| r.sessions.iter().chain(&r.loading).copied())
+                    .flat_map(|r| {
+                        r.sessions
+                            .iter()
+                            .chain(&r.loading)
+                            .chain(r.guests())
+                            .copied()
+                    })
                     .collect();
                 for id in all {
                     self.count_refused("room_failed");

@@ -1,5 +1,6 @@
 //! A connection on a shard: from the first byte of its request head to its last frame.
 
+use super::pace::Late;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use crate::edge::websocket::Decoder;
@@ -81,6 +82,14 @@ pub struct Session {
     pub stream: Option<Stream>,
     /// On the shard's list of connections with slices to go.
     pub streaming: bool,
+    /// Its stand-in at the room's home, if that is another core and the session is live.
+    pub guest: Option<ConnId>,
+    /// What it announced faster than it may.
+    pub late: Vec<Late>,
+    /// Until when its announcements are paid for.
+    pub presence_paid: Instant,
+    /// It is not read while nothing can be told to the room's home.
+    pub unread: bool,
     /// On the shard's list of sessions whose answer waits for its turn.
     pub waiting: bool,
 }
@@ -203,7 +212,22 @@ impl Session {
             answering: false,
             stream: None,
             streaming: false,
+            guest: None,
+            late: Vec::new(),
+            presence_paid: Instant(0),
+            unread: false,
             waiting: false,
+        }
+    }
+
+    /// It owns the presence of a client from now on, or no longer does.
+    pub fn owns(&mut self, client: u64, present: bool) {
+        match self.clients.iter().position(|c| *c == client) {
+            None if present => self.clients.push(client),
+            Some(at) if !present => {
+                self.clients.swap_remove(at);
+            }
+            _ => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a shard wants done.
 
-use super::event::{ControlReply, Handoff};
+use super::event::{ControlReply, Handoff, Mail};
 use super::types::{ConnId, Instant, ShardId};
 use collabblocks_storage_engine::Job;
 use collabblocks_wal::WriteJob;
@@ -65,6 +65,14 @@ pub enum Effect {
         conn: ConnId,
         /// All bytes read.
         bytes: Vec<u8>,
+    },
+    /// Give a message to another shard, without a socket; at most one for each shard and turn. If its
+    /// mailbox is full, [`super::Event::MailRefused`] gives the message back.
+    Mail {
+        /// To whom.
+        to: ShardId,
+        /// What.
+        mail: Mail,
     },
     /// Write and sync a batch of the log, then [`super::Event::LogWritten`]. At most one at a time.
     WriteLog {

@@ -1,5 +1,6 @@
 //! What can happen to a shard.
 
+use super::mail::Letter;
 use super::types::{ConnId, ShardId};
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
@@ -14,6 +15,14 @@ pub enum Event<'a> {
         /// The connection's new id.
         conn: ConnId,
         /// The peer's address is loopback.
+        loopback: bool,
+    },
+    /// The socket's peer is a balancer that speaks for this one. Comes before the first bytes, if at
+    /// all.
+    Proxied {
+        /// The connection.
+        conn: ConnId,
+        /// The address of whom it speaks for is loopback.
         loopback: bool,
     },
     /// A socket came with a [`Mail::Handoff`] from another core.
@@ -64,6 +73,14 @@ pub enum Event<'a> {
     },
     /// An [`super::Effect::RunJob`] ended.
     JobDone(JobDone),
+    /// The mailbox of a shard was full: a message that was to go there with
+    /// [`super::Effect::Mail`] is given back, in the next turn.
+    MailRefused {
+        /// Whose mailbox.
+        to: ShardId,
+        /// What.
+        mail: Mail,
+    },
     /// A message of another shard without a socket.
     Mail {
         /// Whose.
@@ -85,6 +102,9 @@ pub enum Mail {
     /// A room's connection for its home shard; the runtime sends the socket along and delivers it
     /// there as [`Event::HandedOff`].
     Handoff(Box<Handoff>),
+    /// What the rooms of one core have to say to sessions whose sockets are on another one, and these
+    /// to them.
+    Letter(Box<Letter>),
 }
 
 /// A connection on its way to its room's home shard.

@@ -1,8 +1,11 @@
 //! The end of a turn: the log's batch, then one send for each connection that has anything to hear.
 
+use super::away::is_away;
 use super::connection::{Behind, Connection, Stage};
 use super::effect::{Effect, Effects};
 use super::event::ControlReply;
+use super::guests::is_guest;
+use super::hot::tell_cores;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
@@ -14,6 +17,8 @@ use std::ops::Range;
 const OWN_COPIES_BYTES_PER_TURN: usize = 8 << 20;
 /// Capacity that the turn's frames keep.
 const FRAMES_BYTES_KEPT: usize = 8 << 20;
+/// Why all sessions are closed in the end.
+pub(super) const RESTARTS: &str = "the server restarts; connect again";
 
 impl Shard {
     pub(super) fn on_turn_end(&mut self, now: Instant, effects: &mut Effects) {
@@ -25,15 +30,27 @@ impl Shard {
             self.close_all(now);
         }
         let closed = self.drain == Drain::Flushing && self.engine.close(now.0);
+        self.post.settle();
+        self.hear_late(now);
         // The disk first: it works while the sends are made.
         let storage = self.flush_storage(now, effects);
+        self.catch_cores_up(now);
         self.tell_wanting(now);
         self.continue_streams();
+        if closed && self.acks.is_empty() {
+            self.close_guests(now, 1012, RESTARTS);
+        }
+        self.flush_guests(now);
         self.flush_rooms(now, effects);
         self.flush_touched(now, effects);
+        self.flush_away(effects);
+        let (letters, bytes) = self.post.send(now, effects);
+        self.stats.letters += letters;
+        self.stats.letter_bytes += bytes;
         if closes {
             effects.list.push(Effect::Reply(ControlReply::Drained));
-        } else if closed && self.acks.is_empty() {
+        } else if closed && self.acks.is_empty() && self.away.is_empty() {
+            // Sessions that are away are closed by their homes, when all they said is acknowledged.
             self.drain = Drain::Flushed;
         }
         self.set_timer(now, storage, effects);
@@ -69,6 +86,7 @@ impl Shard {
 
     fn flush_rooms(&mut self, now: Instant, effects: &mut Effects) {
         self.own_copies_left = OWN_COPIES_BYTES_PER_TURN;
+        self.wake_rooms(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         for room_id in dirty.drain(..) {
             self.flush_room(now, room_id, effects);
@@ -77,24 +95,33 @@ impl Shard {
     }
 
     fn flush_room(&mut self, now: Instant, room_id: RoomId, effects: &mut Effects) {
-        let Some(room) = self.rooms[room_id.slot as usize]
-            .as_deref_mut()
-            .filter(|r| r.id == room_id)
-        else {
+        let room = if is_away(room_id) {
+            self.away.room(room_id)
+        } else {
+            self.rooms[room_id.slot as usize].as_deref_mut()
+        };
+        let Some(room) = room.filter(|r| r.id == room_id) else {
             return;
         };
+        if let Some(at) = room.waits_until(now, &self.config.limits) {
+            room.dirty = false;
+            if !room.paced {
+                room.paced = true;
+                self.paced.delay_room(at, room_id);
+            }
+            return;
+        }
         let told = room.presence.told();
         let start = effects.frames.len();
         effects.frames.extend_from_slice(&room.turn.bytes);
         let documents = effects.frames.len();
+        self.scratch.clear();
         if room.presence.has_changes() {
-            self.scratch.clear();
             room.presence.take_changes(&mut self.scratch);
-            if self.scratch != [0] {
-                y_websocket::presence(&self.scratch, &mut effects.frames);
-            }
+            y_websocket::presence(&self.scratch, &mut effects.frames);
         }
         let all = start..effects.frames.len();
+        tell_cores(room, &self.scratch, &self.guests, &mut self.post);
         if !all.is_empty() {
             for &id in &room.sessions {
                 let connection = self.connections[id.slot as usize]
@@ -150,6 +177,12 @@ impl Shard {
             }
         }
         room.end_turn(self.config.limits.queue_soft_bytes);
+        if is_away(room_id) {
+            self.away.turn_ended(room_id);
+        } else if room.hot.is_some() {
+            self.mark(room_id);
+            self.tally(room_id);
+        }
     }
 
     /// What is for one connection alone, and what is to be closed.
@@ -203,6 +236,9 @@ impl Shard {
     /// A reader too slow to be kept: it may come back and get a diff.
     pub(super) fn give_up(&mut self, now: Instant, id: ConnId) {
         self.count_refused("slow_reader");
+        if is_guest(id) {
+            return self.close_guest(now, id, None);
+        }
         self.leave(now, id);
         if let Some(connection) = self.touch(id) {
             connection.stage = Stage::Closing { flush: false };
@@ -213,13 +249,14 @@ impl Shard {
         self.drain = Drain::Done;
         for slot in 0..self.connections.len() {
             if let Some(id) = self.id_at(slot) {
-                self.close(now, id, 1012, "the server restarts; connect again", true);
+                self.close(now, id, 1012, RESTARTS, true);
             }
         }
     }
 
     fn set_timer(&mut self, now: Instant, storage: Option<u64>, effects: &mut Effects) {
         self.frames_peak = self.frames_peak.max(effects.frames.len());
+        let post = self.post.next(now);
         let goes_on =
             !self.streaming.is_empty() || !self.wanting.is_empty() || self.may_answer_waiting();
         let streams = goes_on.then_some(now);
@@ -231,6 +268,8 @@ impl Shard {
             streams,
             late_touch,
             closing,
+            post,
+            self.paced.next(),
         ]
         .into_iter()
         .flatten()

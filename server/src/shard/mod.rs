@@ -2,12 +2,18 @@
 //! randomness, no await inside.
 
 mod acks;
+mod away;
 mod config;
 mod connect;
 mod connection;
 mod effect;
 mod event;
 mod fanout;
+mod guests;
+mod hot;
+mod mail;
+mod marks;
+mod pace;
 mod presence;
 mod room;
 mod session;
@@ -21,13 +27,19 @@ mod wants;
 pub use config::{Access, SessionLimits, ShardConfig};
 pub use effect::{Effect, Effects};
 pub use event::{ControlReply, ControlRequest, Event, Handoff, Mail};
+pub use mail::Letter;
+pub use pace::Pace;
 pub use stats::{RuntimeStats, Stats};
 pub use types::{ConnId, Instant, ShardId};
 
 use crate::edge::websocket;
 use acks::Acks;
+use away::{Away, is_away};
 use collabblocks_storage_engine::{Engine, Notice, RoomId};
 use connection::{Connection, Session, Stage};
+use guests::{Guests, is_guest};
+use mail::Post;
+use pace::Paced;
 use room::Room;
 
 /// One shard. Lives on its core's thread; [`Shard::on_event`] is the only way its state changes.
@@ -39,6 +51,12 @@ pub struct Shard {
     live: usize,
     rooms: Vec<Option<Box<Room>>>,
     acks: Acks,
+    /// Sessions of rooms here, with their sockets on other cores.
+    guests: Guests,
+    /// Rooms of other cores, with sessions that have their sockets here.
+    away: Away,
+    post: Post,
+    paced: Paced,
     /// Connections with bytes to flush, or to close, at the end of the turn.
     touched: Vec<ConnId>,
     /// Rooms with frames to flush at the end of the turn.
@@ -74,6 +92,8 @@ pub struct Shard {
     requests: Vec<collabblocks_storage_engine::Request>,
 }
 
+const CANNOT_WRITE: &str = "the server cannot write any more";
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Drain {
     No,
@@ -89,6 +109,10 @@ impl Shard {
     /// A shard over its opened storage.
     pub fn new(config: ShardConfig, engine: Engine) -> Self {
         Self {
+            post: Post::new(config.id, config.shards),
+            guests: Guests::default(),
+            away: Away::default(),
+            paced: Paced::default(),
             config,
             engine,
             connections: Vec::new(),
@@ -126,6 +150,11 @@ impl Shard {
             Event::TurnEnd => self.on_turn_end(now, effects),
             Event::LogWritten { job, result } => self.on_log_written(now, job, result, effects),
             Event::Accepted { conn, loopback } => self.on_accepted(now, conn, loopback),
+            Event::Proxied { conn, loopback } => {
+                if let Some(connection) = self.connection(conn) {
+                    connection.loopback = loopback;
+                }
+            }
             Event::HandedOff { conn, handoff } => self.on_handed_off(now, conn, *handoff, effects),
             Event::HandoffRefused { conn } => self.on_handoff_refused(now, conn),
             Event::Blocked { conn, unsent_bytes } => self.on_blocked(now, conn, unsent_bytes),
@@ -149,6 +178,17 @@ impl Shard {
             } => {
                 unreachable!("a handoff travels with its socket and arrives as Event::HandedOff")
             }
+            Event::Mail {
+                from,
+                mail: Mail::Letter(letter),
+            } => self.on_letter(now, from, &letter, effects),
+            Event::MailRefused {
+                to,
+                mail: Mail::Letter(letter),
+            } => self.post.on_refused(now, to, letter),
+            Event::MailRefused { .. } => {
+                unreachable!("a handoff that is refused comes back as Event::HandoffRefused")
+            }
             Event::Control(request) => self.on_control(request, effects),
             Event::Timer => self.timer = None,
         }
@@ -170,9 +210,10 @@ impl Shard {
             Err(poisoned) => {
                 for slot in 0..self.connections.len() {
                     if let Some(id) = self.id_at(slot) {
-                        self.close(now, id, 1011, "the server cannot write any more", true);
+                        self.close(now, id, 1011, CANNOT_WRITE, true);
                     }
                 }
+                self.close_guests(now, 1011, CANNOT_WRITE);
                 effects.list.push(Effect::Fatal(poisoned.to_string()));
             }
         }
@@ -186,8 +227,9 @@ impl Shard {
                 stats.connections = self.live as u64;
                 stats.rooms = self.counts.rooms;
                 stats.sessions = self.counts.sessions;
+                stats.away_sessions = self.away.sessions() as u64;
                 stats.presence_clients = self.counts.present;
-                stats.sessions_behind = self.counts.behind;
+                stats.sessions_behind = self.counts.behind + self.away.behind() as u64;
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
                 stats.answer_bytes = self.answers.alive_bytes() as u64;
                 stats.answers_waiting = self.waiting.len() as u64;
@@ -206,6 +248,9 @@ impl Shard {
 
     /// A connection by id, unless the id is an old one.
     fn connection(&mut self, id: ConnId) -> Option<&mut Connection> {
+        if is_guest(id) {
+            return self.guests.get_mut(id).map(|guest| &mut guest.connection);
+        }
         self.connections
             .get_mut(id.slot as usize)?
             .as_mut()
@@ -225,6 +270,9 @@ impl Shard {
     }
 
     fn room(&mut self, id: RoomId) -> &mut Room {
+        if is_away(id) {
+            return self.away.room(id).expect("a session's room is kept");
+        }
         let room = self.rooms[id.slot as usize]
             .as_mut()
             .expect("a session's room is kept while it is attached");
@@ -234,6 +282,9 @@ impl Shard {
 
     /// Puts a connection on the list of those to flush at the end of the turn; returns it.
     fn touch(&mut self, id: ConnId) -> Option<&mut Connection> {
+        if is_guest(id) {
+            return self.guests.touch(id);
+        }
         let connection = self
             .connections
             .get_mut(id.slot as usize)?
@@ -247,9 +298,13 @@ impl Shard {
     }
 
     fn touch_room(&mut self, id: RoomId) -> &mut Room {
-        let room = self.rooms[id.slot as usize]
-            .as_mut()
-            .expect("a session's room is kept while it is attached");
+        let room = if is_away(id) {
+            self.away.room(id).expect("a session's room is kept")
+        } else {
+            self.rooms[id.slot as usize]
+                .as_deref_mut()
+                .expect("a session's room is kept while it is attached")
+        };
         if !room.dirty {
             room.dirty = true;
             self.dirty.push(id);
@@ -264,6 +319,9 @@ impl Shard {
     /// Closes a connection at the end of the turn, with a close frame if it is a WebSocket already.
     /// A session leaves its room at once.
     fn close(&mut self, now: Instant, id: ConnId, code: u16, reason: &str, flush: bool) {
+        if is_guest(id) {
+            return self.close_guest(now, id, Some((code, reason.into())));
+        }
         let Some(connection) = self.touch(id) else {
             return;
         };
@@ -285,9 +343,23 @@ impl Shard {
     }
 
     fn remove(&mut self, id: ConnId) {
+        if is_guest(id) {
+            return self.guests.remove(id);
+        }
         if let Some(connection) = self.connections[id.slot as usize].take() {
             self.live -= 1;
             self.half_read_bytes -= connection.decoder.held_bytes();
+        }
+    }
+
+    fn take_off_list(&mut self, id: ConnId, room_id: RoomId, index: usize, live: bool) {
+        let list = self.room(room_id).list_of(id, live);
+        assert_eq!(list.swap_remove(index), id, "a session knows its place");
+        let moved = list.get(index).copied();
+        if let Some(moved) = moved {
+            self.session(moved)
+                .expect("a room's sessions are attached")
+                .index = index;
         }
     }
 
@@ -302,27 +374,23 @@ impl Shard {
         let behind = session.behind.is_some();
         let streams = session.stream.is_some();
         let clients = std::mem::take(&mut session.clients);
+        let guest = session.guest.take();
         self.streams -= usize::from(streams);
         let loading_bytes = loading.as_ref().map_or(0, |queue| queue.bytes);
         self.loading_bytes -= loading_bytes;
-        let room = self.room(room_id);
-        room.loading_bytes -= loading_bytes;
-        let list = if loading.is_none() {
-            &mut room.sessions
-        } else {
-            &mut room.loading
-        };
-        assert_eq!(list.swap_remove(index), id, "a session knows its place");
-        let moved = list.get(index).copied();
-        if let Some(moved) = moved {
-            self.session(moved)
-                .expect("a room's sessions are attached")
-                .index = index;
-        }
-        let room = self.room(room_id);
+        self.room(room_id).loading_bytes -= loading_bytes;
+        self.take_off_list(id, room_id, index, loading.is_none());
         if behind {
-            room.caught_up();
+            self.room(room_id).caught_up();
         }
+        if is_away(room_id) {
+            return self.left_away(room_id, guest);
+        }
+        if let Some(core) = self.guests.get(id).map(|guest| guest.core) {
+            self.guest_left(room_id, core);
+        }
+        self.look_at_heat(room_id, None);
+        let room = self.room(room_id);
         room.asks.retain(|ask| ask.0 != id);
         room.presence.leave(id, &clients);
         if room.is_empty() {

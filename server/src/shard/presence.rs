@@ -1,7 +1,7 @@
 //! Presence of a room: the latest awareness state of each client, who owns it, and what changed.
 
 use super::types::ConnId;
-use crate::dialect::lib0::write_uint;
+use crate::dialect::lib0::{read_bytes, read_uint, write_uint};
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -58,6 +58,14 @@ impl Presence {
             changed: Vec::new(),
             gone: 0,
         }
+    }
+
+    /// Forgets everybody, and those who are gone.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.everyone = None;
+        self.changed.clear();
+        self.gone = 0;
     }
 
     /// An awareness update with all who are present; made once for all who ask while nothing changes.
@@ -129,9 +137,39 @@ impl Presence {
         Verdict::Taken
     }
 
-    /// Whether a client's state of this clock is newer than what is known.
-    pub fn is_news(&self, client: u64, clock: u32) -> bool {
-        self.entries.get(&client).is_none_or(|e| clock > e.clock)
+    /// Whether what a session says of a client may change anything; `own` if it announced the client.
+    /// Clients repeat what they hear of others: that goes no further, and does not count.
+    pub fn may_change(&self, client: u64, clock: u32, present: bool, own: bool) -> bool {
+        match self.entries.get(&client) {
+            None => present || own,
+            Some(entry) if clock != entry.clock => clock > entry.clock,
+            Some(entry) => match (present, entry.state.is_some()) {
+                // The home tells it that it was removed.
+                (true, false) => true,
+                (false, true) => own,
+                _ => false,
+            },
+        }
+    }
+
+    /// Takes what the home told of a client, in the copy that a core with away sessions keeps.
+    pub fn copy(&mut self, client: u64, clock: u32, state: Option<&[u8]>) {
+        let known = self.entries.get(&client);
+        let was_gone = known.is_some_and(|entry| entry.state.is_none());
+        if known.is_none() && state.is_none() {
+            return;
+        }
+        self.everyone = None;
+        self.gone = self.gone + usize::from(state.is_none()) - usize::from(was_gone);
+        self.version += 1;
+        let entry = Entry {
+            clock,
+            state: state.map(Into::into),
+            owner: None,
+            version: self.version,
+        };
+        self.entries.insert(client, entry);
+        self.changed.push(client);
     }
 
     /// Whether one of these clients, which were a connection's, is another one's by now.
@@ -229,7 +267,23 @@ fn write_entry(client: u64, entry: &Entry, out: &mut Vec<u8>) {
     write_parts(client, entry.clock, entry.state.as_deref(), out);
 }
 
-fn write_parts(client: u64, clock: u32, state: Option<&[u8]>, out: &mut Vec<u8>) {
+/// The entries of an awareness update that another core's [`Presence`] wrote.
+pub fn entries(mut states: &[u8]) -> impl Iterator<Item = (u64, u32, Option<&[u8]>)> {
+    let count = read_uint(&mut states).expect("a shard writes what a shard can read");
+    (0..count).map(move |_| {
+        let rest = &mut states;
+        let mut entry = || {
+            let client = read_uint(rest)?;
+            let clock = u32::try_from(read_uint(rest)?).ok()?;
+            let state = read_bytes(rest)?;
+            Some((client, clock, (state != b"null").then_some(state)))
+        };
+        entry().expect("a shard writes what a shard can read")
+    })
+}
+
+/// Appends one entry of an awareness update.
+pub fn write_parts(client: u64, clock: u32, state: Option<&[u8]>, out: &mut Vec<u8>) {
     let state = state.unwrap_or(b"null");
     write_uint(client, out);
     write_uint(u64::from(clock), out);

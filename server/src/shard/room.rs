@@ -1,10 +1,11 @@
 //! What the shard knows of a room beside its document: its sessions, its presence, and the frames
 //! of the turn.
 
+use super::hot::Hot;
 use super::presence::Presence;
 use super::stream::Answered;
 use super::tally::Counts;
-use super::types::ConnId;
+use super::types::{ConnId, Instant};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
 
@@ -29,10 +30,12 @@ pub struct Turn {
 impl Turn {
     /// Closes the frame whose bytes were appended last.
     pub fn frame_done(&mut self, author: Option<ConnId>) {
-        self.frames.push(TurnFrame {
-            author,
-            end: self.bytes.len(),
-        });
+        self.frame_ends(author, self.bytes.len());
+    }
+
+    /// Closes a frame that ends here.
+    pub fn frame_ends(&mut self, author: Option<ConnId>, end: usize) {
+        self.frames.push(TurnFrame { author, end });
     }
 
     /// The longest runs of bytes in which no frame is `author`'s own.
@@ -66,9 +69,7 @@ impl Backlog {
         let base = self.kept.bytes.len();
         if base + turn.bytes.len() > bytes_max {
             // From here on a diff is cheaper than the frames, whoever it is for.
-            self.kept.clear();
-            self.begins = u64::MAX;
-            return;
+            return self.lose();
         }
         self.kept.bytes.extend_from_slice(&turn.bytes);
         self.kept
@@ -77,6 +78,28 @@ impl Backlog {
                 author: f.author,
                 end: base + f.end,
             }));
+    }
+
+    fn lose(&mut self) {
+        self.kept.clear();
+        self.begins = u64::MAX;
+    }
+
+    fn replay_frames(
+        &self,
+        from: u64,
+        out: &mut Vec<u8>,
+        mut each: impl FnMut(Option<ConnId>, usize),
+    ) -> bool {
+        if self.begins > from {
+            return false;
+        }
+        let skip = (from - self.begins) as usize;
+        out.extend_from_slice(&self.kept.bytes[skip..]);
+        for frame in self.kept.frames.iter().filter(|f| f.end > skip) {
+            each(frame.author, frame.end - skip);
+        }
+        true
     }
 
     /// Appends all frames from a stream offset on that are not `reader`'s own; `false` if they are
@@ -125,6 +148,12 @@ pub struct Room {
     pub asks: Vec<(ConnId, u64, u32)>,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
+    /// While it is hot, or has sessions of other cores.
+    pub hot: Option<Box<Hot>>,
+    /// When its sessions were told something last.
+    pub flushed_at: Instant,
+    /// What there is to tell them waits for its time.
+    pub paced: bool,
     /// What of it is in the shard's sums.
     pub counted: Counts,
 }
@@ -146,13 +175,16 @@ impl Room {
             held,
             asks: Vec::new(),
             answers: Vec::new(),
+            hot: None,
+            flushed_at: Instant(0),
+            paced: false,
             counted: Counts::default(),
         }
     }
 
     /// Whether nobody is in it.
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.loading.is_empty()
+        self.len() == 0
     }
 
     /// Ends the turn: its frames are kept for those who are behind, then forgotten.
@@ -177,8 +209,39 @@ impl Room {
     /// Appends what a session that was behind since `from` missed; `false` if only a diff helps.
     pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
         match &self.backlog {
+            _ if from >= self.stream_offset => true,
             Some(backlog) => backlog.replay(from, reader, out),
-            None => from == self.stream_offset,
+            None => false,
+        }
+    }
+
+    /// As [`Room::replay`], for a whole core: all frames, and who wrote each, where it ends in `out`.
+    pub fn replay_frames(
+        &self,
+        from: u64,
+        out: &mut Vec<u8>,
+        each: impl FnMut(Option<ConnId>, usize),
+    ) -> bool {
+        match &self.backlog {
+            _ if from >= self.stream_offset => true,
+            Some(backlog) => backlog.replay_frames(from, out, each),
+            None => false,
+        }
+    }
+
+    /// Forgets all that was, and goes on from a stream offset: for the copy on a core of a room of
+    /// another one.
+    pub fn begin(&mut self, offset: u64) {
+        self.presence.clear();
+        self.turn.clear();
+        self.backlog = None;
+        self.stream_offset = offset;
+    }
+
+    /// What is kept for those who are behind does not reach up to now.
+    pub fn lose_backlog(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.lose();
         }
     }
 }

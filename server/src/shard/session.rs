@@ -1,8 +1,11 @@
 //! What a session says, and what it is told.
 
 use super::acks::To;
+use super::away::is_away;
 use super::connection::Stage;
 use super::effect::{Effect, Effects};
+use super::guests::is_guest;
+use super::pace::Late;
 use super::presence::{Verdict, removal};
 use super::room::ASKS_MAX;
 use super::stream::Stream;
@@ -150,6 +153,11 @@ impl Shard {
             // Not acknowledged, so the client sends it again where it reconnects.
             return;
         }
+        if let Some(session) = self.session(id)
+            && let Some(guest) = session.guest
+        {
+            return self.on_away_binary(now, id, guest, bytes);
+        }
         for command in y_websocket::commands(bytes) {
             let Some(session) = self.session(id) else {
                 return;
@@ -180,7 +188,14 @@ impl Shard {
         }
     }
 
-    fn on_update(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8], reply: bool) {
+    pub(super) fn on_update(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        update: &[u8],
+        reply: bool,
+    ) {
         let Some(session) = self.session(id) else {
             return;
         };
@@ -318,10 +333,12 @@ impl Shard {
     /// Whether a client of the session's is on another connection by now. That one would take what
     /// comes late on this one for its own echo, so it hears of it once it is durable.
     fn has_moved(&self, id: ConnId, room_id: RoomId) -> bool {
-        let session = match self.connections[id.slot as usize]
-            .as_ref()
-            .map(|c| &c.stage)
-        {
+        let connection = if is_guest(id) {
+            self.guests.get(id).map(|guest| &guest.connection)
+        } else {
+            self.connections[id.slot as usize].as_ref()
+        };
+        let session = match connection.map(|c| &c.stage) {
             Some(Stage::Session(session)) => session,
             _ => return false,
         };
@@ -371,53 +388,76 @@ impl Shard {
         self.close(now, id, code, &refusal.to_string(), true);
     }
 
-    fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
-        let entries = match guard::awareness(states, &self.config.guard) {
+    pub(super) fn on_presence(&mut self, now: Instant, id: ConnId, room_id: RoomId, states: &[u8]) {
+        let mut entries = match guard::awareness(states, &self.config.guard) {
             Ok(entries) => entries,
             Err(refusal) => return self.on_refusal(now, id, &refusal),
         };
-        let max = self.config.limits.awareness_clients_max;
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let clients = std::mem::take(&mut session.clients);
+        let presence = &self.room(room_id).presence;
+        entries.retain(|entry| {
+            let own = clients.contains(&entry.client);
+            presence.may_change(entry.client, entry.clock, entry.state.is_some(), own)
+        });
+        if let Some(session) = self.session(id) {
+            session.clients = clients;
+        }
+        if entries.is_empty() {
+            return;
+        }
+        let late = |entry: &guard::AwarenessEntry<'_>| Late {
+            client: entry.client,
+            clock: entry.clock,
+            state: entry.state.map(|state| state.as_bytes().into()),
+        };
+        // A guest was paced where its socket is.
+        if !is_guest(id) && self.paces(now, id, || entries.iter().map(late).collect()) {
+            return;
+        }
         for entry in entries {
-            let Some(session) = self.session(id) else {
-                return;
-            };
-            let own = session.clients.contains(&entry.client);
-            if !own && entry.state.is_some() && session.clients.len() >= max {
-                // Clients repeat what they hear of others: that is neither taken nor refused.
-                if self
-                    .room(room_id)
-                    .presence
-                    .is_news(entry.client, entry.clock)
-                {
-                    self.count_refused("presence_clients");
+            let state = entry.state.map(str::as_bytes);
+            self.hear(id, room_id, entry.client, entry.clock, state);
+        }
+    }
+
+    /// Takes what a session says of a client.
+    pub(super) fn hear(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        client: u64,
+        clock: u32,
+        state: Option<&[u8]>,
+    ) {
+        let max = self.config.limits.awareness_clients_max;
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        let own = session.clients.contains(&client);
+        if !own && state.is_some() && session.clients.len() >= max {
+            return self.count_refused("presence_clients");
+        }
+        if is_away(room_id) {
+            return self.hear_away(id, room_id, client, clock, state);
+        }
+        match self.room(room_id).presence.apply(id, client, clock, state) {
+            Verdict::Taken => {
+                self.stats.presence_states += 1;
+                self.tally(room_id);
+                self.touch_room(room_id);
+                if let Some(session) = self.session(id) {
+                    session.owns(client, state.is_some());
                 }
-                continue;
             }
-            match self.room(room_id).presence.apply(
-                id,
-                entry.client,
-                entry.clock,
-                entry.state.map(str::as_bytes),
-            ) {
-                Verdict::Taken => {
-                    self.stats.presence_states += 1;
-                    self.tally(room_id);
-                    self.touch_room(room_id);
-                    if let Some(session) = self.session(id) {
-                        match entry.state {
-                            Some(_) if !own => session.clients.push(entry.client),
-                            None if own => session.clients.retain(|c| *c != entry.client),
-                            _ => {}
-                        }
-                    }
-                }
-                Verdict::Stale => {}
-                Verdict::Removed => {
-                    let mut states = Vec::new();
-                    removal(entry.client, entry.clock, &mut states);
-                    if let Some(connection) = self.touch(id) {
-                        y_websocket::presence(&states, &mut connection.out);
-                    }
+            Verdict::Stale => {}
+            Verdict::Removed => {
+                let mut states = Vec::new();
+                removal(client, clock, &mut states);
+                if let Some(connection) = self.touch(id) {
+                    y_websocket::presence(&states, &mut connection.out);
                 }
             }
         }
@@ -443,13 +483,28 @@ impl Shard {
                         session.answering = false;
                         self.list(id);
                     }
+                    if let Some(guest) = self.guests.get_mut(id) {
+                        guest.answered = true;
+                    }
+                }
+                To::Core {
+                    room,
+                    shard,
+                    their_room,
+                    at,
+                } => {
+                    self.core_answered(room, shard, their_room, at, |out| bytes.append_to(out));
                 }
                 To::Stream(id, answer) => {
                     if let Some(session) = self.session(id) {
                         session.answering = false;
-                        session.stream = Some(Stream::new(answer));
+                        session.stream = Some(Stream::new(answer.clone()));
                         self.streams += 1;
-                        self.go_on_streaming(id);
+                        if is_guest(id) {
+                            self.stream_far(id, &answer);
+                        } else {
+                            self.go_on_streaming(id);
+                        }
                     }
                 }
                 To::Room(room_id, author) => {

@@ -15,6 +15,13 @@ pub struct RuntimeStats {
     pub turns: u64,
     /// Events that found no room in a mailbox.
     pub mailbox_full: u64,
+    /// Connections that were refused before anything of theirs reached the shard: by the PROXY
+    /// protocol's rules, or because their TLS failed.
+    pub fronts_refused: u64,
+    /// TLS handshakes that ended well.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
     /// Accept calls that failed for want of file descriptors.
     pub accept_errors: u64,
     /// Bytes received.
@@ -42,6 +49,14 @@ pub struct Stats {
     pub sessions: u64,
     /// Rooms with sessions now.
     pub rooms: u64,
+    /// Rooms that are hot now.
+    pub hot_rooms: u64,
+    /// Sessions here whose room is on another core, now.
+    pub away_sessions: u64,
+    /// Letters to other cores since start.
+    pub letters: u64,
+    /// Their bytes.
+    pub letter_bytes: u64,
     /// Clients present in rooms now.
     pub presence_clients: u64,
     /// Sessions that are behind now.
@@ -84,6 +99,10 @@ impl Default for Stats {
             handoffs_total: 0,
             sessions: 0,
             rooms: 0,
+            hot_rooms: 0,
+            away_sessions: 0,
+            letters: 0,
+            letter_bytes: 0,
             presence_clients: 0,
             sessions_behind: 0,
             updates: 0,

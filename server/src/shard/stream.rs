@@ -8,23 +8,41 @@ use collabblocks_storage_engine::split_update;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Answers that were given lately are kept for those who ask the same, up to so many bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// Messages that make up an answer.
+/// The bytes of an answer. They never change, and may be sent by several cores.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Messages {
     bytes: Vec<u8>,
     /// Where each message ends.
     ends: Vec<usize>,
+}
+
+/// Messages that make up an answer, counted while they live.
+#[derive(Debug)]
+pub struct Answer {
+    messages: Arc<Messages>,
     alive: Rc<Cell<usize>>,
+}
+
+impl Answer {
+    /// Its bytes, for another core: they are counted here as long as the answer is held here.
+    pub fn messages(&self) -> Arc<Messages> {
+        self.messages.clone()
+    }
+
+    fn size(&self) -> usize {
+        self.messages.bytes.capacity()
+    }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.alive.set(self.alive.get() - self.bytes.capacity());
+        self.alive.set(self.alive.get() - self.size());
     }
 }
 
@@ -88,12 +106,13 @@ impl Answers {
         ends.push(bytes.len());
         self.alive.set(self.alive.get() + bytes.capacity());
         let alive = self.alive.clone();
-        Rc::new(Answer { bytes, ends, alive })
+        let messages = Arc::new(Messages { bytes, ends });
+        Rc::new(Answer { messages, alive })
     }
 
     /// Keeps an answer for those who ask the same soon, and gives a note of it.
     pub fn keep(&mut self, answer: &Rc<Answer>, seq: u64, vector: &[u8]) -> Answered {
-        let bytes = answer.bytes.capacity();
+        let bytes = answer.size();
         if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
             self.kept_bytes += bytes;
             self.kept[0].push(answer.clone());
@@ -108,7 +127,7 @@ impl Answers {
     /// Lets go of the older half of what is kept.
     pub fn grow_old(&mut self) {
         for answer in self.kept[1].drain(..) {
-            self.kept_bytes -= answer.bytes.capacity();
+            self.kept_bytes -= answer.size();
         }
         self.kept.swap(0, 1);
     }
@@ -136,7 +155,9 @@ impl Answers {
 /// How far one connection has come in an answer.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    answer: Rc<Answer>,
+    messages: Arc<Messages>,
+    /// Counted here, unless it is of another core.
+    _answer: Option<Rc<Answer>>,
     /// The message, and the bytes of the answer that went.
     message: usize,
     at: usize,
@@ -152,7 +173,16 @@ impl Stream {
     /// From the first message on.
     pub fn new(answer: Rc<Answer>) -> Self {
         Self {
-            answer,
+            _answer: Some(answer.clone()),
+            ..Self::of(answer.messages())
+        }
+    }
+
+    /// The same, of an answer that another core made and counts.
+    pub fn of(messages: Arc<Messages>) -> Self {
+        Self {
+            messages,
+            _answer: None,
             message: 0,
             at: 0,
             granted: 0,
@@ -168,13 +198,13 @@ impl Stream {
 
     /// Bytes that have not gone.
     pub fn left(&self) -> usize {
-        self.answer.bytes.len() - self.at
+        self.messages.bytes.len() - self.at
     }
 
     /// Whether less than a `part`th of it has gone in a time of `limit`.
     pub fn drags(&mut self, now: Instant, limit: Duration, part: usize) -> bool {
         match self.looked_at {
-            Some((at, since)) if self.at - at < self.answer.bytes.len() / part => {
+            Some((at, since)) if self.at - at < self.messages.bytes.len() / part => {
                 now.0.saturating_sub(since.0) > limit.as_nanos() as u64
             }
             _ => {
@@ -192,18 +222,18 @@ impl Stream {
     fn start(&self) -> usize {
         match self.message {
             0 => 0,
-            message => self.answer.ends[message - 1],
+            message => self.messages.ends[message - 1],
         }
     }
 
     /// Appends what was granted, as frames.
     pub fn write(&mut self, out: &mut Vec<u8>) {
         while self.granted > 0 && !self.is_done() {
-            let Range { start, end } = self.start()..self.answer.ends[self.message];
+            let Range { start, end } = self.start()..self.messages.ends[self.message];
             let slice = self.at..end.min(self.at + self.granted);
             let first = slice.start == start;
             websocket::fragment_header(first, slice.end == end, slice.len(), out);
-            out.extend_from_slice(&self.answer.bytes[slice.clone()]);
+            out.extend_from_slice(&self.messages.bytes[slice.clone()]);
             self.granted -= slice.len();
             self.at = slice.end;
             if self.at == end {
@@ -221,9 +251,9 @@ mod tests {
     fn answer(answers: &mut Answers, ends: &[usize]) -> Rc<Answer> {
         let bytes: Vec<u8> = (0..*ends.last().unwrap()).map(|at| at as u8).collect();
         answers.alive.set(answers.alive.get() + bytes.capacity());
+        let ends = ends.to_vec();
         Rc::new(Answer {
-            bytes,
-            ends: ends.to_vec(),
+            messages: Arc::new(Messages { bytes, ends }),
             alive: answers.alive.clone(),
         })
     }
@@ -255,7 +285,7 @@ mod tests {
                 }
                 assert_eq!(stream.is_in_message(), !message.is_empty());
             }
-            assert_eq!(messages.concat(), answer.bytes, "{granted}");
+            assert_eq!(messages.concat(), answer.messages.bytes, "{granted}");
             assert_eq!(
                 messages.iter().map(Vec::len).collect::<Vec<_>>(),
                 [5, 1, 24]

@@ -21,7 +21,7 @@ impl Counts {
     fn of(room: &Room) -> Self {
         Self {
             rooms: 1,
-            sessions: (room.sessions.len() + room.loading.len()) as u64,
+            sessions: room.len() as u64,
             present: room.presence.present() as u64,
             behind: room.behind as u64,
         }

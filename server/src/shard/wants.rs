@@ -3,7 +3,10 @@
 
 use super::Shard;
 use super::acks::To;
+use super::away::is_away;
 use super::connection::Behind;
+use super::guests::is_guest;
+use super::mail::Item;
 use super::stream::Answer;
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
@@ -53,7 +56,7 @@ impl Shard {
                 session.listed = false;
                 let before = self.out_bytes(id);
                 self.tell(now, id);
-                bytes_left = bytes_left.saturating_sub(self.out_bytes(id) - before);
+                bytes_left = bytes_left.saturating_sub(self.out_bytes(id).saturating_sub(before));
             }
             false
         });
@@ -88,7 +91,10 @@ impl Shard {
         if let Some(behind) = session.behind.take() {
             // An answer to what it asked holds all that it missed.
             let replays = wants.state.is_none();
-            if !self.catch_up(id, room_id, &behind, replays) {
+            if self.catch_up(id, room_id, &behind, replays) {
+            } else if replays && is_away(room_id) {
+                self.ask_home_from(id, room_id, behind.from);
+            } else {
                 wants.state.get_or_insert(behind.state_vector);
             }
         }
@@ -113,6 +119,9 @@ impl Shard {
     /// Answers a sync request, once all that the room holds is durable. Who asks for what another one
     /// is getting shares it.
     fn answer(&mut self, now: Instant, id: ConnId, room_id: RoomId, vector: Box<[u8]>) {
+        if is_away(room_id) {
+            return self.ask_home(id, room_id, &vector);
+        }
         let mut clamped = std::mem::take(&mut self.scratch);
         clamped.clear();
         if let Err(refusal) = self.engine.clamp(room_id, &vector, &mut clamped) {
@@ -178,6 +187,10 @@ impl Shard {
         if let Some(session) = self.session(id) {
             session.answering = true;
         }
+        let offset = self.room(room_id).stream_offset;
+        if let Some(guest) = self.guests.get_mut(id) {
+            guest.answer_at = offset;
+        }
         self.acks
             .hold(self.engine.room_durable_at(room_id), to, frame);
         self.release(self.engine.durable_lsn());
@@ -202,6 +215,10 @@ impl Shard {
 
     /// From here on a session, if it is live, hears nothing of its room until it has caught up.
     pub(super) fn fall_behind(&mut self, id: ConnId) {
+        // What a guest is told waits on the core that has its socket.
+        if is_guest(id) {
+            return;
+        }
         let Some(session) = self.session(id) else {
             return;
         };
@@ -211,7 +228,9 @@ impl Shard {
         let room_id = session.room;
         let mut vector = Vec::new();
         let room = self.room(room_id);
-        if room.held > 0 || !room.turn.bytes.is_empty() {
+        if is_away(room_id) {
+            // The home knows what the document held.
+        } else if room.held > 0 || !room.turn.bytes.is_empty() {
             // The document is ahead of what was relayed; only the whole state surely has it all.
             vector.push(0);
         } else {
@@ -309,8 +328,13 @@ impl Shard {
             && session.stream.as_ref().is_some_and(|s| s.is_done())
         {
             session.stream = None;
+            let away = session.guest.map(|guest| (guest, session.room));
             self.streams -= 1;
             self.list(id);
+            if let Some((guest, room_id)) = away {
+                let home = self.home_of(room_id);
+                self.post.push(home, Item::Streamed { guest });
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod durable;
 mod floods;
+mod hot;
 mod joiners;
 mod presence;
 mod rig;

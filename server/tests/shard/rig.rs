@@ -3,8 +3,8 @@
 
 use collabblocks_server::dialect::lib0::write_uint;
 use collabblocks_server::shard::{
-    Access, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Instant, SessionLimits,
-    Shard, ShardConfig, ShardId, Stats,
+    Access, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Instant, Mail,
+    SessionLimits, Shard, ShardConfig, ShardId, Stats,
 };
 use collabblocks_storage_engine::{Engine, EngineConfig, Job, Limits};
 use collabblocks_wal::sim_disk::SimDisk;
@@ -33,6 +33,8 @@ pub struct Rig {
     pub jobs: Vec<Job>,
     pub timer: Option<u64>,
     pub replies: Vec<ControlReply>,
+    /// Mail of the turn, to whom it may concern.
+    pub mail: Vec<(ShardId, Mail)>,
     received: HashMap<ConnId, Vec<u8>>,
     /// The slices that were heard of messages whose last one was not.
     begun: HashMap<ConnId, Vec<u8>>,
@@ -62,6 +64,17 @@ impl Rig {
     }
 
     pub fn over(disk: &Arc<dyn Disk>, strict: bool, limits: SessionLimits) -> Self {
+        Self::of(disk, strict, limits, 0, 1)
+    }
+
+    /// One of several shards, each with a disk of its own.
+    pub fn of(
+        disk: &Arc<dyn Disk>,
+        strict: bool,
+        limits: SessionLimits,
+        id: u16,
+        shards: u16,
+    ) -> Self {
         let config = EngineConfig {
             evict_after: Duration::from_millis(1),
             ..engine_config()
@@ -69,8 +82,8 @@ impl Rig {
         let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, config).unwrap();
         let quarantine = [QUARANTINED.to_owned()].into();
         let config = ShardConfig {
-            id: ShardId(0),
-            shards: 1,
+            id: ShardId(id),
+            shards,
             strict,
             access: Access::Loopback(Vec::new()),
             hash_seed: 7,
@@ -87,6 +100,7 @@ impl Rig {
             jobs: Vec::new(),
             timer: None,
             replies: Vec::new(),
+            mail: Vec::new(),
             received: HashMap::new(),
             begun: HashMap::new(),
             closed: HashSet::new(),
@@ -131,6 +145,7 @@ impl Rig {
                 Effect::RunJob(job) => self.jobs.push(job),
                 Effect::SetTimer(at) => self.timer = Some(at.0),
                 Effect::Reply(reply) => self.replies.push(reply),
+                Effect::Mail { to, mail } => self.mail.push((to, mail)),
                 Effect::Established { .. } | Effect::StopAccepting => {}
                 other => panic!("{other:?}"),
             }

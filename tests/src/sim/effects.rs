@@ -96,8 +96,29 @@ impl World {
                     .get_mut(&link)
                     .expect("a link stays while its server end lives")
                     .server = ServerEnd::Nobody;
-                self.nodes[to].mail[shard].push_back(Parcel { link, handoff });
+                self.nodes[to].mail[shard].push_back(Parcel::Handoff(link, handoff));
                 self.schedule_turn(to);
+            }
+            Effect::Mail { to, mail } => {
+                let node = &mut self.nodes[shard];
+                assert!(
+                    !node.mailed.contains(&to),
+                    "one letter for each shard and turn"
+                );
+                node.mailed.push(to);
+                let index = usize::from(to.0);
+                assert!(
+                    index != shard && index < self.nodes.len(),
+                    "mail goes to another shard"
+                );
+                if self.mailboxes_full
+                    || self.nodes[index].mail[shard].len() >= self.plan.mailbox_parcels
+                {
+                    self.nodes[shard].refused.push((to, mail));
+                    return self.schedule_turn(shard);
+                }
+                self.nodes[index].mail[shard].push_back(Parcel::Mail(mail));
+                self.schedule_turn(index);
             }
             Effect::PassToControl { conn, .. } => {
                 let id = known(&mut self.nodes[shard], conn).link;
@@ -144,7 +165,9 @@ impl World {
             let written =
                 self.disk
                     .write_at(&job.path, job.offset, &bytes[..part.min(bytes.len())]);
-            written.and(Err(io::Error::other("simulated input/output error")))
+            written
+                .and_then(|()| self.fail_sync(&job.path))
+                .and(Err(io::Error::other("simulated input/output error")))
         } else {
             let offset = self.offset_of_write(&job);
             let written = self.disk.write_at(&job.path, offset, bytes);

@@ -1,7 +1,9 @@
 //! One shard and what its runtime knows: the connections, and what waits to be fed to it.
 
 use super::plan::MILLISECOND;
-use collabblocks_server::shard::{ConnId, ControlRequest, Effects, Handoff, Shard, Stats};
+use collabblocks_server::shard::{
+    ConnId, ControlRequest, Effects, Handoff, Mail, Shard, ShardId, Stats,
+};
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
 use std::collections::VecDeque;
@@ -26,11 +28,12 @@ pub(crate) enum Input {
     Control(ControlRequest),
 }
 
-/// A connection with the bytes of its handoff, on its way to another shard.
+/// What is on its way to another shard.
 #[derive(Debug)]
-pub(crate) struct Parcel {
-    pub link: u64,
-    pub handoff: Box<Handoff>,
+pub(crate) enum Parcel {
+    /// A connection with the bytes of its handoff.
+    Handoff(u64, Box<Handoff>),
+    Mail(Mail),
 }
 
 /// A connection as its runtime knows it.
@@ -69,6 +72,10 @@ pub(crate) struct Node {
     pub mail: Vec<VecDeque<Parcel>>,
     /// Sends of the last turn that the sockets did not wholly take.
     pub blocked: Vec<(ConnId, usize)>,
+    /// Mail that found the mailbox full in the last turn.
+    pub refused: Vec<(ShardId, Mail)>,
+    /// Shards that got mail in this turn.
+    pub mailed: Vec<ShardId>,
     /// Connections that the peer closed or reset in this turn.
     pub lost: Vec<ConnId>,
     pub timer: Option<u64>,
@@ -92,6 +99,8 @@ impl Node {
             inbox: VecDeque::new(),
             mail: (0..shards).map(|_| VecDeque::new()).collect(),
             blocked: Vec::new(),
+            refused: Vec::new(),
+            mailed: Vec::new(),
             lost: Vec::new(),
             timer: None,
             turn_at: None,

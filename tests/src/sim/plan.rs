@@ -1,7 +1,7 @@
 //! What a run is like: drawn from its seed, so that many seeds cover many mixtures.
 
 use super::rng::Rng;
-use collabblocks_server::shard::{Access, SessionLimits, ShardConfig, ShardId};
+use collabblocks_server::shard::{Access, Pace, SessionLimits, ShardConfig, ShardId};
 use collabblocks_storage_engine::{EngineConfig, Limits};
 use collabblocks_wal::LogConfig;
 use std::ops::Range;
@@ -136,7 +136,7 @@ impl Plan {
         let latency = *rng.pick(&[20 * MICROSECOND, MILLISECOND, 40 * MILLISECOND]);
         let log = *rng.pick(&[50 * MICROSECOND, MILLISECOND, 20 * MILLISECOND]);
         let faults = faults(rng, span);
-        Self {
+        let mut plan = Self {
             shards,
             rooms,
             clients,
@@ -152,7 +152,23 @@ impl Plan {
             strict: rng.one_in(4),
             limits: limits(rng),
             engine: engine(rng),
+        };
+        // Drawn last, so that older seeds stay what they were in all else.
+        plan.limits.hot_room_sessions = *rng.pick(&[0, 1, 1, 3, 512]);
+        if plan.limits.hot_room_sessions < 10 && rng.one_in(2) {
+            for _ in 0..rng.range(1..8) {
+                let role = *rng.pick(&[Role::Honest, Role::Honest, Role::Slow]);
+                plan.clients.push((role, 0));
+            }
         }
+        plan.limits.presence_rate_max = *rng.pick(&[2, 20]);
+        plan.limits.pace = Pace {
+            presence_sessions: 1,
+            document_sessions: 2,
+            full_sessions: 8,
+            interval_max: Duration::from_millis(*rng.pick(&[0, 25, 200])),
+        };
+        plan
     }
 
     /// Whether no answer is so large that it comes in slices.

@@ -5,7 +5,7 @@ use super::network::ServerEnd;
 use super::node::{Input, Parcel};
 use super::plan::{MICROSECOND, SECOND};
 use super::world::World;
-use collabblocks_server::shard::{ConnId, Event, Instant};
+use collabblocks_server::shard::{ConnId, Event, Instant, ShardId};
 
 /// Most bytes that one event brings.
 const RECEIVE_BYTES_MAX: usize = 16 << 10;
@@ -27,6 +27,10 @@ impl World {
                 self.feed(shard, Event::Blocked { conn, unsent_bytes });
             }
         }
+        self.nodes[shard].mailed.clear();
+        for (to, mail) in std::mem::take(&mut self.nodes[shard].refused) {
+            self.feed(shard, Event::MailRefused { to, mail });
+        }
         let all = self.nodes[shard].inbox.len();
         let now = if self.rng.one_in(6) {
             self.rng.index(all + 1)
@@ -43,7 +47,15 @@ impl World {
             self.schedule_turn(shard);
         }
         for from in 0..self.nodes.len() {
-            while let Some(Parcel { link, handoff }) = self.nodes[shard].mail[from].pop_front() {
+            while let Some(parcel) = self.nodes[shard].mail[from].pop_front() {
+                let (link, handoff) = match parcel {
+                    Parcel::Handoff(link, handoff) => (link, handoff),
+                    Parcel::Mail(mail) => {
+                        let from = ShardId(from as u16);
+                        self.feed(shard, Event::Mail { from, mail });
+                        continue;
+                    }
+                };
                 let conn = self.nodes[shard].insert(link);
                 let end = &mut self
                     .links
@@ -81,6 +93,8 @@ impl World {
             Event::Drained { .. } => self.saw("unblocked"),
             Event::HandedOff { .. } => self.saw("handed off"),
             Event::HandoffRefused { .. } => self.saw("handoff refused"),
+            Event::Mail { mail, .. } => self.saw_mail(&format!("{mail:?}")),
+            Event::MailRefused { .. } => self.saw("mail refused"),
             _ => {}
         }
         match &event {
@@ -112,6 +126,17 @@ impl World {
         let now = Instant(self.clock());
         let node = &mut self.nodes[shard];
         node.shard.on_event(now, event, &mut node.effects);
+    }
+
+    fn saw_mail(&mut self, mail: &str) {
+        for kind in [
+            "Attach", "Live", "Turn", "Diff", "Stream", "CatchUp", "Ask", "States", "Leave",
+            "Close",
+        ] {
+            if mail.contains(&format!(" {kind} {{")) || mail.contains(&format!("[{kind} {{")) {
+                self.saw(kind);
+            }
+        }
     }
 
     fn take_input(&mut self, shard: usize, input: Input) {

@@ -52,6 +52,7 @@ impl Rig {
             log_ends: post.log,
             replies: replies_in,
             passed: passed_in,
+            front: Default::default(),
             heartbeat: Arc::default(),
             log_sync,
             sockets_below: u64::MAX,

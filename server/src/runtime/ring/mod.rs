@@ -10,16 +10,19 @@ mod buffers;
 mod commits;
 mod conn;
 mod effects;
+mod front;
 mod hedge;
 mod log;
 mod socket;
 mod uring;
 
+use super::front::{Front, HANDSHAKES_PER_TURN, Through};
 use super::log::LogThread;
 use super::slots::Deadlines;
+use super::tls::Sealed;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
-use crate::mailbox::{Incoming, LogEnd};
-use crate::shard::{ConnId, ControlReply, Event, Instant, Mail, RuntimeStats};
+use crate::mailbox::{Incoming, LogEnd, Parcel};
+use crate::shard::{ConnId, ControlReply, Event, Instant, Mail, RuntimeStats, ShardId};
 use accept::Acceptor;
 use buffers::Buffers;
 use collabblocks_wal::WriteJob;
@@ -47,6 +50,8 @@ pub fn run<C: Core>(core: C, ports: Ports, ready: impl FnOnce()) -> Result<(), S
 enum Pending {
     /// A handoff found the mailbox full.
     Refused(ConnId),
+    /// So did a letter.
+    MailRefused(ShardId, Mail),
     /// Reading is on again: what was received meanwhile is due.
     Held(ConnId),
     /// A batch of the log ended without a completion.
@@ -60,6 +65,10 @@ struct Ring<C> {
     log_uring: Uring,
     buffers: Buffers,
     seat: Seat<C>,
+    /// What went through a connection's front, and the turn's ciphertext.
+    through: Through,
+    sealed: Sealed,
+    handshakes_left: u32,
     ports: Ports,
     conns: Conns,
     acceptor: Acceptor,
@@ -110,6 +119,9 @@ impl<C: Core> Ring<C> {
             log_uring,
             buffers,
             seat: Seat::new(core, ports.heartbeat.clone()),
+            through: Through::default(),
+            sealed: Sealed::default(),
+            handshakes_left: HANDSHAKES_PER_TURN,
             conns: Conns::default(),
             acceptor: Acceptor::new(listeners),
             log: LogWriter::new(ports.log_sync),
@@ -203,6 +215,8 @@ impl<C: Core> Ring<C> {
             }
         }
         self.seat.effects.frames.clear();
+        self.sealed.clear();
+        self.handshakes_left = HANDSHAKES_PER_TURN;
         self.turn += 1;
         for conn in std::mem::take(&mut self.after_sends) {
             self.go_on(conn)?;
@@ -242,6 +256,9 @@ impl<C: Core> Ring<C> {
                         self.seat.feed(Event::HandoffRefused { conn });
                     }
                 }
+                Pending::MailRefused(to, mail) => {
+                    self.seat.feed(Event::MailRefused { to, mail });
+                }
                 Pending::Held(conn) => self.feed_held(conn)?,
                 Pending::Written(written) => self.log_ended(Writer::Ring, written)?,
             }
@@ -249,11 +266,20 @@ impl<C: Core> Ring<C> {
         self.ports.inbox.take(&mut self.incoming);
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
-                Incoming::Parcel(_, parcel) => {
-                    let Mail::Handoff(handoff) = parcel.mail;
+                Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
+                    let handoff = match mail {
+                        Mail::Handoff(handoff) => handoff,
+                        mail => {
+                            self.seat.feed(Event::Mail { from, mail });
+                            continue;
+                        }
+                    };
+                    let socket = socket.expect("a handoff comes with its socket");
                     // Without a number left the socket is closed: 16 million are open already.
-                    if let Some(conn) = self.conns.insert(|_| Conn::new(parcel.socket)) {
+                    let front = Front::of_tls(tls);
+                    if let Some(conn) = self.conns.insert(|_| Conn::through(front, socket)) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
+                        self.take_kept(conn)?;
                         self.queue_arm(conn);
                     }
                 }
@@ -262,6 +288,7 @@ impl<C: Core> Ring<C> {
                     self.log_ended(Writer::Thread, (job, result))?;
                 }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
+                Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
             }
         }
         if self.timer.is_some_and(|at| at <= self.seat.now) {
