@@ -13,11 +13,12 @@ mod rules;
 mod value;
 
 pub use keys::{Bound, Key};
-pub use kinds::{Access, Cores, Durability, LogFormat, LogLevel, Runtime, WalSync};
+pub use kinds::{Access, Cores, Durability, LogFormat, LogLevel, ProxyMode, Runtime, WalSync};
 pub use load::{Effective, Inputs, Problem, Source, load};
 pub use reference::{default_file, markdown_table};
 pub use value::{Setting, Value};
 
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -65,6 +66,29 @@ keys::config! {
         format: LogFormat = LogFormat::Json, Bound::Any;
         /// `error`, `warn`, `info`, `debug` or `trace`.
         level: LogLevel = LogLevel::Info, Bound::Any;
+    }
+
+    /// TLS, spoken on all of `listen` if there is a certificate. The files are read again on SIGHUP, and
+    /// within seconds when they have changed; connections that are open keep what they have.
+    tls: Tls {
+        /// File with the server's certificate and those between it and its root, in PEM; empty for
+        /// no TLS.
+        certificate: Option<PathBuf> = None, Bound::Any;
+        /// File with the certificate's private key, in PEM.
+        key: Option<PathBuf> = None, Bound::Any;
+        /// File with the roots that clients' certificates must lead to, in PEM. With it, clients
+        /// without such a certificate are refused; empty to ask for none.
+        client_ca: Option<PathBuf> = None, Bound::Any;
+    }
+
+    /// The PROXY protocol's header (versions 1 and 2), by which a balancer says for whom it speaks.
+    proxy: Proxy {
+        /// `off`: connections begin with their own bytes. `optional`: those of trusted peers may begin
+        /// with a header; that of another peer is refused as a malformed request. `required`:
+        /// connections of trusted peers must begin with one, and other peers are not served.
+        mode: ProxyMode = ProxyMode::Off, Bound::Any;
+        /// Balancers' addresses or ranges, such as `10.0.0.0/8`.
+        trusted: Vec<IpNet> = Vec::new(), Bound::Any;
     }
 
     /// The write-ahead log, one for each shard.
@@ -121,7 +145,8 @@ keys::config! {
         subdocs_max: usize = 1_000, Bound::Range(0, 1 << 32);
         /// Bytes of an HTTP request's head; a larger one is answered 431.
         http_head_bytes_max: usize = 16 << 10, Bound::Range(1 << 10, 1 << 20);
-        /// Milliseconds for a request's head to arrive; a slower one is answered 408.
+        /// Milliseconds for a request's head to arrive, with the PROXY header and the TLS handshake
+        /// before it; a slower one is answered 408 if it can be told so, and closed.
         http_head_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
         /// Bytes of a WebSocket message, all its fragments together; a larger one closes its
         /// connection with 1009. Not less than `limits.update_bytes_max` and 1 KiB.
@@ -192,6 +217,17 @@ keys::config! {
         /// Milliseconds that a core's loop may stand still before the watchdog ends the process. A room
         /// that kept the core is in quarantine from the next start on.
         watchdog_stall_exit_ms: u64 = 30_000, Bound::Range(1_000, 3_600_000);
+    }
+}
+
+impl Config {
+    /// The files of the certificate, if there is to be TLS.
+    pub fn certificate(&self) -> Option<crate::certificate::Files> {
+        Some(crate::certificate::Files {
+            certificate: self.tls.certificate.clone()?,
+            key: self.tls.key.clone()?,
+            client_ca: self.tls.client_ca.clone(),
+        })
     }
 }
 

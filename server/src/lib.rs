@@ -1,5 +1,6 @@
 //! The CollabBlocks server as a library.
 
+pub mod certificate;
 pub mod config;
 pub mod control;
 pub mod dialect;

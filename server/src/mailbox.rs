@@ -3,9 +3,11 @@
 //! A sender never waits: what finds a mailbox full is given back to it. A core that is about to wait
 //! says so in its [`Wake`], so that a busy core is never poked.
 
+use crate::runtime::tls::Session;
 use crate::shard::{ControlRequest, Mail, ShardId};
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
+use rustls::ServerConfig;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +25,8 @@ pub struct Parcel {
     pub mail: Mail,
     /// The socket, for a handoff; a letter has none.
     pub socket: Option<OwnedFd>,
+    /// Its TLS, with what was received and not decrypted yet.
+    pub tls: Option<Box<Session>>,
 }
 
 /// How a core is woken and told to stop. Shared by its core and all who send to it.
@@ -143,6 +147,26 @@ pub enum Incoming {
     Log(LogEnd),
     /// From the control plane.
     Control(ControlRequest),
+    /// From the control plane: new connections are to be shown this certificate.
+    Certificate(Arc<ServerConfig>),
+}
+
+/// What the control plane sends.
+#[derive(Debug)]
+pub enum Order {
+    /// A question or request for the shard.
+    Ask(ControlRequest),
+    /// For the runtime: new connections are to be shown this certificate.
+    Certificate(Arc<ServerConfig>),
+}
+
+impl From<Order> for Incoming {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Ask(request) => Incoming::Control(request),
+            Order::Certificate(config) => Incoming::Certificate(config),
+        }
+    }
 }
 
 /// All that other threads send to a core. Lives on that core.
@@ -151,7 +175,7 @@ pub struct Inbox {
     mail: Vec<(ShardId, rtrb::Consumer<Parcel>)>,
     jobs: mpsc::Receiver<JobDone>,
     log: mpsc::Receiver<LogEnd>,
-    control: mpsc::Receiver<ControlRequest>,
+    control: mpsc::Receiver<Order>,
 }
 
 impl Inbox {
@@ -176,7 +200,7 @@ impl Inbox {
             self.control
                 .try_iter()
                 .take(MAILBOX_PARCELS_MAX)
-                .map(Incoming::Control),
+                .map(Incoming::from),
         );
         into.extend(self.log.try_iter().map(Incoming::Log));
         into.len() > before
@@ -226,7 +250,7 @@ pub struct Post {
     /// For the log's thread.
     pub log: mpsc::Sender<LogEnd>,
     /// For the control plane; bounded by [`MAILBOX_PARCELS_MAX`].
-    pub control: mpsc::SyncSender<ControlRequest>,
+    pub control: mpsc::SyncSender<Order>,
 }
 
 /// Makes the mailboxes of all shards.

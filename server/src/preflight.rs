@@ -10,8 +10,10 @@ mod ring;
 
 pub use data::DataLock;
 
+use crate::certificate::Certificate;
 use crate::config::{Effective, Runtime, Source};
 use crate::runtime::placement;
+use rustls::ServerConfig;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -65,6 +67,8 @@ pub struct Prepared {
     pub listen: Vec<SocketAddr>,
     /// Files, sockets included, that the process may have open.
     pub files_max: u64,
+    /// The certificate, if there is to be TLS, and the configuration made of it.
+    pub certificate: Option<(Certificate, ServerConfig)>,
     /// What an operator should know and is no reason to refuse.
     pub warnings: Vec<String>,
 }
@@ -73,6 +77,10 @@ pub struct Prepared {
 pub fn prepare(effective: &Effective) -> Result<Prepared, Refusal> {
     let config = &effective.config;
     let mut warnings = Vec::new();
+    let certificate = match config.certificate().map(Certificate::load) {
+        Some(loaded) => Some(loaded.map_err(Refusal::config)?),
+        None => None,
+    };
     let cores = placement::choose(&config.cores).map_err(Refusal::config)?;
     let memlock_bytes = limits::raise_memlock();
     let files_max = limits::raise_files(&mut warnings)?;
@@ -92,6 +100,7 @@ pub fn prepare(effective: &Effective) -> Result<Prepared, Refusal> {
         cores,
         listen,
         files_max,
+        certificate,
         warnings,
     })
 }
@@ -157,6 +166,19 @@ mod tests {
         let refusal = prepare(&effective(dir.path(), &[("cores", "4000")])).unwrap_err();
         assert_eq!(refusal.exit_code, EXIT_CONFIG);
         assert!(refusal.sentence.contains("affinity mask"), "{refusal}");
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_used_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key.pem").display().to_string();
+        let more = [("tls.certificate", key.as_str()), ("tls.key", &key)];
+        let refusal = prepare(&effective(dir.path(), &more)).unwrap_err();
+        assert_eq!(refusal.exit_code, EXIT_CONFIG);
+        assert!(
+            refusal.sentence.starts_with("tls.certificate: "),
+            "{refusal}"
+        );
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use crate::config::{self, Config};
 use crate::control::{self, Control, Ended, Hosts, PASSED_SOCKETS_MAX, Shards};
+use crate::edge::proxy;
 use crate::preflight::Prepared;
 use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
-use crate::runtime::{Core, LogSync, RuntimeKind};
+use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
     Access, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
@@ -13,6 +14,7 @@ use crate::shard::{
 };
 use collabblocks_storage_engine::{EngineConfig, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
+use rustls::ServerConfig;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
@@ -47,9 +49,13 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT, then drains. Blocks.
 pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
     let (_stop, stopped) = watch::channel(false);
+    let scheme = match prepared.certificate {
+        Some(_) => "https",
+        None => "http",
+    };
     serve_until(config, prepared, stopped, |addresses| {
         for address in addresses {
-            tracing::info!(%address, "listening: open http://{address}/ to try it");
+            tracing::info!(%address, "listening: open {scheme}://{address}/ to try it");
         }
     })
 }
@@ -58,10 +64,11 @@ pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
 /// clients can connect.
 pub fn serve_until(
     config: Config,
-    prepared: Prepared,
+    mut prepared: Prepared,
     stop: watch::Receiver<bool>,
     on_listening: impl FnOnce(&[std::net::SocketAddr]),
 ) -> Result<(), ServeError> {
+    let (certificate, tls) = prepared.certificate.take().unzip();
     let (config, prepared) = (&config, &prepared);
     let shards = u16::try_from(prepared.cores.len())
         .map_err(|_| ServeError::Start("more than 65,535 cores".into()))?;
@@ -129,6 +136,17 @@ pub fn serve_until(
             config::WalSync::Thread => LogSync::Thread,
         })
         .files_max(prepared.files_max)
+        .front(FrontRules {
+            proxy: proxy::Rules {
+                mode: match config.proxy.mode {
+                    config::ProxyMode::Off => proxy::Mode::Off,
+                    config::ProxyMode::Optional => proxy::Mode::Optional,
+                    config::ProxyMode::Required => proxy::Mode::Required,
+                },
+                trusted: config.proxy.trusted.clone(),
+            },
+            tls: tls.map(Arc::new),
+        })
         .log_lag(match config.durability {
             config::Durability::Ack => Duration::from_micros(config.wal.commit_delay_us),
             // Deliveries wait for the log.
@@ -149,6 +167,7 @@ pub fn serve_until(
             replies,
             sockets,
             listener: control_listener,
+            certificate,
             hosts: match config.access {
                 config::Access::Loopback => Hosts::local(&config.allowed_origins),
                 config::Access::Open => Hosts::Any,
@@ -223,6 +242,10 @@ impl Shards for ControlLink {
     fn ask(&self, shard: ShardId, request: ControlRequest) {
         // A shard whose mailbox is full has not answered for long: it shows as not answering.
         let _ = ControlLink::ask(self, shard, request);
+    }
+
+    fn show_certificate(&self, config: &ServerConfig) -> bool {
+        ControlLink::show_certificate(self, config)
     }
 }
 

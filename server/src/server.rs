@@ -1,14 +1,16 @@
 //! The server as a library: starts a shard on each core, wires them together, stops them.
 
-use crate::mailbox::{self, Post, Wake};
+use crate::mailbox::{self, Order, Post, Wake};
 use crate::quarantine;
 use crate::runtime::files::{FileWorkers, message_of};
 use crate::runtime::watchdog::{Heartbeat, Stall, Watchdog, WatchdogConfig};
 use crate::runtime::{
-    Core, FILES_RESERVED, FILES_RESERVED_PER_SHARD, LogSync, Passed, Ports, RuntimeKind, placement,
+    Core, FILES_RESERVED, FILES_RESERVED_PER_SHARD, FrontRules, LogSync, Passed, Ports,
+    RuntimeKind, placement,
 };
 use crate::shard::{ControlReply, ControlRequest, ShardId};
 use collabblocks_wal::Disk;
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +52,7 @@ pub struct Builder {
     runtime: RuntimeKind,
     log_sync: LogSync,
     log_lag: Duration,
+    front: FrontRules,
     file_workers: usize,
     files_max: u64,
     disk: Arc<dyn Disk>,
@@ -89,6 +92,12 @@ impl Builder {
     /// else that wakes the core; 0 by default. Only the ring runtime makes use of it.
     pub fn log_lag(mut self, lag: Duration) -> Self {
         self.log_lag = lag;
+        self
+    }
+
+    /// What connections begin with: a PROXY protocol header, TLS; neither by default.
+    pub fn front(mut self, front: FrontRules) -> Self {
+        self.front = front;
         self
     }
 
@@ -186,6 +195,7 @@ impl Builder {
                 log_ends: log,
                 replies: self.replies.clone(),
                 passed: self.passed.clone(),
+                front: self.front.of_its_own(),
                 heartbeat: heartbeat.clone(),
                 log_sync: self.log_sync,
                 sockets_below,
@@ -410,7 +420,7 @@ fn listen(socket: Socket) -> Result<TcpListener, String> {
 
 struct ShardThread {
     wake: Arc<Wake>,
-    control: SyncSender<ControlRequest>,
+    control: SyncSender<Order>,
     thread: JoinHandle<()>,
 }
 
@@ -436,6 +446,7 @@ impl Server {
             runtime: RuntimeKind::default(),
             log_sync: LogSync::default(),
             log_lag: Duration::ZERO,
+            front: FrontRules::default(),
             file_workers: 2,
             files_max: u64::MAX,
             disk,
@@ -491,7 +502,7 @@ impl Drop for Server {
 /// Asks shards on behalf of the control plane, from any thread, without blocking.
 #[derive(Clone, Debug)]
 pub struct ControlLink {
-    shards: Vec<(SyncSender<ControlRequest>, Arc<Wake>)>,
+    shards: Vec<(SyncSender<Order>, Arc<Wake>)>,
 }
 
 impl ControlLink {
@@ -502,11 +513,26 @@ impl ControlLink {
 
     /// Asks a shard; `false` if it has [`mailbox::MAILBOX_PARCELS_MAX`] requests waiting or has ended.
     pub fn ask(&self, shard: ShardId, request: ControlRequest) -> bool {
-        let (requests, wake) = &self.shards[usize::from(shard.0)];
-        let asked = requests.try_send(request).is_ok();
-        if asked {
+        self.order(shard, Order::Ask(request))
+    }
+
+    /// Has all shards show new connections this certificate; `false` if one of them did not hear it.
+    pub fn show_certificate(&self, config: &ServerConfig) -> bool {
+        let mut heard = true;
+        for shard in 0..self.shards() {
+            // Each its own, so that cores do not count references in the same place.
+            let config = Arc::new(config.clone());
+            heard &= self.order(ShardId(shard), Order::Certificate(config));
+        }
+        heard
+    }
+
+    fn order(&self, shard: ShardId, order: Order) -> bool {
+        let (orders, wake) = &self.shards[usize::from(shard.0)];
+        let heard = orders.try_send(order).is_ok();
+        if heard {
             wake.notify();
         }
-        asked
+        heard
     }
 }

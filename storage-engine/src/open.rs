@@ -12,7 +12,7 @@ use crate::paths::{ShardDir, snapshot_id};
 use crate::replay::Replay;
 use crate::rooms::Rooms;
 use crate::snapshot::scan::{self, Scanned};
-use crate::snapshot::write::Tail;
+use crate::snapshot::write::{self, Tail};
 use crate::space::Space;
 use collabblocks_wal::{BLOCK_BYTES, Disk, Identity, Log, OpenError, inspect};
 use std::io;
@@ -34,6 +34,9 @@ impl Engine {
             Some(manifest) => manifest,
             None => begin(disk, &dir)?,
         };
+        // It was read, but its sync may have failed: then it is not durable before it is written
+        // again, and nothing may be given up because of it.
+        manifest.store(disk, &dir.root).map_err(at(&dir.root))?;
         if manifest.store != identity.store || manifest.shard != identity.shard {
             return Err(OpenError::Mismatch {
                 path: dir.root.clone(),
@@ -57,6 +60,17 @@ impl Engine {
                 record,
             );
             let (log, found) = opened.map_err(|error| replay.name_rooms(error))?;
+            if index.found_more {
+                let next = Manifest {
+                    sequence: manifest.sequence + 1,
+                    snapshots: index.segments.list(None),
+                    ..manifest.clone()
+                };
+                // Only spares the next start the work: the manifest there is holds.
+                if next.store(disk, &dir.root).is_ok() {
+                    manifest = next;
+                }
+            }
             (log, index, replay, Some(found))
         };
         let Index {
@@ -172,9 +186,12 @@ struct Index {
     rooms: Rooms,
     segments: Segments,
     tail: Tail,
+    /// There was more than the manifest lists.
+    found_more: bool,
 }
 
-/// Reads the headers of all snapshots.
+/// Reads the headers of all snapshots. What the manifest does not vouch for, and can be read, is
+/// written again: what is built on a snapshot stands only as long as the snapshot does.
 fn read_index(disk: &dyn Disk, dir: &ShardDir, manifest: &Manifest) -> Result<Index, OpenError> {
     let path = dir.snapshots();
     let io_error = |error| OpenError::Io {
@@ -214,15 +231,14 @@ fn read_index(disk: &dyn Disk, dir: &ShardDir, manifest: &Manifest) -> Result<In
             continue;
         }
         if scanned.end > durable_bytes {
-            // A killed process may have left it written and not synced.
-            disk.sync(&dir.snapshot(id)).map_err(io_error)?;
-            removed = true;
+            write::again(disk, dir, id, durable_bytes..scanned.end).map_err(io_error)?;
+            index.found_more = true;
         }
         index.segments.grown(id, scanned.end);
         index.segments.seal(id);
         last = Some((id, scanned));
     }
-    if removed {
+    if removed || index.found_more {
         disk.sync_dir(&path).map_err(io_error)?;
     }
     index.tail = match last {

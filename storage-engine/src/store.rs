@@ -95,6 +95,14 @@ impl StoreFile {
         disk.rename(&new, &root.join(FILE))?;
         disk.sync_dir(root)
     }
+
+    /// Writes once more what was read, in its place (blocking).
+    fn store_again(&self, disk: &dyn Disk, root: &Path) -> io::Result<()> {
+        let path = root.join(FILE);
+        disk.write_at(&path, 0, &self.encode())?;
+        disk.sync(&path)?;
+        disk.sync_dir(root)
+    }
 }
 
 /// An opened data directory. Its shards are opened one by one, on whichever thread.
@@ -130,7 +138,7 @@ impl Store {
             salt_seed,
             rehomed_from: None,
         };
-        remove_generations(&**disk, root, file.generation)?;
+        remove_generations(&**disk, root, &file)?;
         if file.generation == 0 {
             let first = StoreFile {
                 generation: 1,
@@ -166,7 +174,7 @@ impl Store {
             rehome::rehome(disk, &old, &store, config)?;
             disk.sync_dir(root).map_err(at(root))?;
             store.file.store(&**disk, root).map_err(at(root))?;
-            remove_generations(&**disk, root, store.file.generation)?;
+            remove_generations(&**disk, root, &store.file)?;
         }
         Ok(store)
     }
@@ -315,16 +323,16 @@ fn generation_of(name: &str) -> Option<u32> {
 }
 
 /// Removes what crashes left: all generations but the current one.
-fn remove_generations(disk: &dyn Disk, root: &Path, current: u32) -> Result<(), OpenError> {
-    let mut removed = false;
-    for name in list(disk, root)? {
-        if generation_of(&name).is_some_and(|generation| generation != current) {
-            disk.remove_dir_all(&root.join(&name)).map_err(at(root))?;
-            removed = true;
-        }
+fn remove_generations(disk: &dyn Disk, root: &Path, file: &StoreFile) -> Result<(), OpenError> {
+    let mut others = list(disk, root)?;
+    others.retain(|name| generation_of(name).is_some_and(|other| other != file.generation));
+    if others.is_empty() {
+        return Ok(());
     }
-    if removed {
-        disk.sync_dir(root).map_err(at(root))?;
+    // The file was read, but may not be durable: the one before it names what is removed now.
+    file.store_again(disk, root).map_err(at(root))?;
+    for name in others {
+        disk.remove_dir_all(&root.join(&name)).map_err(at(root))?;
     }
-    Ok(())
+    disk.sync_dir(root).map_err(at(root))
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use collabblocks_storage_engine::{EngineConfig, Store, home_shard};
-use collabblocks_wal::sim_disk::{SimDisk, SimFault};
+use collabblocks_wal::sim_disk::{SimDisk, SimFault, Unsynced};
 use collabblocks_wal::{Disk, OpenError};
 use common::*;
 use std::collections::BTreeMap;
@@ -121,6 +121,55 @@ fn a_crash_at_any_operation_of_a_move_loses_nothing() {
             return;
         }
     }
+}
+
+/// The move's last steps fail, the new shards are found all the same, and the old ones are removed:
+/// not before it is certain that the new ones are found again.
+#[test]
+fn the_old_shards_go_only_when_the_new_ones_are_certain() {
+    let made = SimDisk::new();
+    let mut clients: Clients = (0..3)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
+    let store = open(&made, 1).unwrap();
+    edit(&made, &store, &mut clients, 7);
+    let texts: BTreeMap<_, _> = clients.iter().map(|(n, c)| (n.clone(), c.text())).collect();
+    let whole = made.fork();
+    open(&whole, 2).unwrap();
+    let (first, last) = (made.ops_count(), whole.ops_count());
+    let mut found = 0;
+    for op in last.saturating_sub(8).max(first)..last {
+        let failed = made.fork();
+        failed.fail(op, SimFault::Eio);
+        // The last steps are no part of the move any more.
+        let _ = open(&failed, 2);
+        for stop in 0.. {
+            let sim = failed.fork();
+            let end = sim.ops_count() + stop;
+            sim.fail(end, SimFault::PowerOff);
+            let opened = open(&sim, 2);
+            let over = sim.ops_count() <= end;
+            found += u64::from(opened.is_ok_and(|store| store.rehomed_from().is_none()));
+            let units = sim.unsynced();
+            let names: Vec<usize> = (0..units.len())
+                .filter(|&unit| matches!(units[unit], Unsynced::Names { .. }))
+                .collect();
+            for kept in 0..2u32 << names.len() {
+                let sim = sim.fork();
+                sim.crash_keeping(&mut |unit| {
+                    // All bytes are the last bit.
+                    let bit = names.iter().position(|&name| name == unit);
+                    kept & (1 << bit.unwrap_or(names.len())) != 0
+                });
+                let store = open(&sim, 2).unwrap_or_else(|e| panic!("op {op}, then {stop}: {e}"));
+                check(&sim, &store, &texts);
+            }
+            if over {
+                break;
+            }
+        }
+    }
+    assert!(found > 0, "the new shards were never found");
 }
 
 #[test]

@@ -57,6 +57,16 @@ const RULES: &[Rule] = &[
         except: &[],
     },
     Rule {
+        says: "the shard, the edge and the dialects know no TLS",
+        words: &["rustls"],
+        inside: &[
+            "server/src/shard/",
+            "server/src/edge/",
+            "server/src/dialect/",
+        ],
+        except: &[],
+    },
+    Rule {
         says: "the edge and the dialects touch no document",
         words: &["collabblocks_storage_engine", "collabblocks_wal", "yrs::"],
         inside: &["server/src/edge/", "server/src/dialect/"],
@@ -300,6 +310,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
+    ("rustls", &["server", "bench"]),
     ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
     (

@@ -40,6 +40,8 @@ pub(crate) struct Scan {
     pub(crate) segment: SegmentId,
     pub(crate) salt: u64,
     pub(crate) offset: u64,
+    /// Where the last batch of that segment begins; `offset` if it has none.
+    last: u64,
     /// The end of the last batch: behind `offset` if the first write into a segment was cut short.
     pub(crate) durable: Lsn,
     /// The last batch's checksum; zero if there is none.
@@ -80,9 +82,17 @@ pub(crate) fn scan(
 }
 
 /// Zeroes a torn tail and makes durable what was replayed: after it, what was read stays.
+///
+/// The sync of the last batch may have failed, and what a failed sync leaves behind can be read and
+/// still never become durable by a later sync. So that batch is written again. Those before it were
+/// synced before it was written.
 pub(crate) fn repair(disk: &dyn Disk, dir: &Path, scan: &Scan) -> Result<(), OpenError> {
     let path = segment_path(dir, scan.segment);
     let write = || -> io::Result<()> {
+        let last = scan.last as usize..scan.offset as usize;
+        if !last.is_empty() {
+            disk.write_at(&path, scan.last, &scan.bytes.as_slice()[last])?;
+        }
         if scan.report.torn_at.is_some() {
             zero_from(disk, &path, scan.bytes.as_slice(), scan.offset as usize)?;
         }
@@ -127,6 +137,8 @@ struct Reader<'a> {
 struct Progress {
     segment: SegmentId,
     offset: u64,
+    /// Where the last batch of the segment begins.
+    last: u64,
     /// The end of the last batch.
     durable: Lsn,
     /// `None` before the first batch, which may carry any.
@@ -172,6 +184,7 @@ impl Reader<'_> {
         let mut progress = Progress {
             segment: low,
             offset: SEGMENT_HEADER_BYTES,
+            last: SEGMENT_HEADER_BYTES,
             durable: Lsn(self.start(low).0 + SEGMENT_HEADER_BYTES),
             previous: None,
             epoch_max: 0,
@@ -213,6 +226,7 @@ impl Reader<'_> {
                         header.records,
                         replay,
                     )?;
+                    progress.last = progress.offset;
                     progress.offset += header.batch_bytes();
                     progress.durable = end;
                     progress.previous = Some(checksum);
@@ -223,6 +237,7 @@ impl Reader<'_> {
                 (Verdict::NextSegment, _) => {
                     progress.segment.0 += 1;
                     progress.offset = SEGMENT_HEADER_BYTES;
+                    progress.last = progress.offset;
                     self.load(progress.segment)?;
                 }
                 (Verdict::End, _) => break later,
@@ -250,6 +265,7 @@ impl Reader<'_> {
             segment: progress.segment,
             salt: self.salt,
             offset: progress.offset,
+            last: progress.last,
             durable: progress.durable,
             previous: progress.previous.unwrap_or(0),
             epoch_max: progress.epoch_max,

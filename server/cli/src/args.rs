@@ -169,6 +169,8 @@ fn key_arg(key: &'static Key, show: Show) -> Arg {
     let heading = match key.group() {
         "" => "Server",
         "log" => "Log",
+        "tls" => "TLS",
+        "proxy" => "PROXY protocol",
         "wal" => "Write-ahead log",
         "snapshots" => "Snapshots and rooms in memory",
         "limits" => "Limits",

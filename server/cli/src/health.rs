@@ -2,7 +2,8 @@
 
 use crate::{config, exit};
 use clap::ArgMatches;
-use collabblocks_server::config::Config;
+use collabblocks_server::config::{Config, ProxyMode};
+use collabblocks_server::preflight::EXIT_CONFIG;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -17,6 +18,10 @@ pub fn run(matches: &ArgMatches) -> u8 {
         Err(code) => return code,
     };
     let timeout_ms: u64 = *matches.get_one("timeout_ms").expect("it has a default");
+    if let Some(why) = unreachable_by_health(&effective.config) {
+        eprintln!("collabblocks: {why}");
+        return EXIT_CONFIG;
+    }
     let address = address(&effective.config);
     match ask(address, Duration::from_millis(timeout_ms)) {
         Ok(answer) if answer.status == 200 => {
@@ -35,6 +40,23 @@ pub fn run(matches: &ArgMatches) -> u8 {
             eprintln!("{address} does not answer: {error}");
             exit::FAILED
         }
+    }
+}
+
+/// Why a question in the clear cannot reach a server with this configuration, if it cannot.
+fn unreachable_by_health(config: &Config) -> Option<&'static str> {
+    if config.control_listen.is_some() {
+        None
+    } else if config.tls.certificate.is_some() {
+        Some(
+            "health asks in the clear, and listen speaks TLS: set control_listen, such as \"127.0.0.1:8081\"",
+        )
+    } else if config.proxy.mode == ProxyMode::Required {
+        Some(
+            "health sends no PROXY header, and listen requires one: set control_listen, such as \"127.0.0.1:8081\"",
+        )
+    } else {
+        None
     }
 }
 
@@ -127,6 +149,19 @@ mod tests {
             address("192.0.2.1:80", Some("127.0.0.1:81")),
             "127.0.0.1:81"
         );
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_told() {
+        let mut config = Config::default();
+        assert_eq!(unreachable_by_health(&config), None);
+        config.tls.certificate = Some("a".into());
+        assert!(unreachable_by_health(&config).unwrap().contains("TLS"));
+        config.control_listen = Some("127.0.0.1:1".parse().unwrap());
+        assert_eq!(unreachable_by_health(&config), None);
+        config = Config::default();
+        config.proxy.mode = ProxyMode::Required;
+        assert!(unreachable_by_health(&config).unwrap().contains("PROXY"));
     }
 
     #[test]

@@ -98,6 +98,18 @@ choice! {
 }
 
 choice! {
+    /// Whether connections begin with a PROXY protocol header.
+    ProxyMode, "`off`, `optional` or `required`" {
+        /// None does.
+        Off = "off",
+        /// Those of trusted peers may.
+        Optional = "optional",
+        /// All do.
+        Required = "required",
+    }
+}
+
+choice! {
     /// How a batch of the write-ahead log is made durable.
     WalSync, "`fdatasync`, `dsync` or `thread`" {
         /// A write, then fdatasync.

@@ -1,6 +1,6 @@
 //! Rules over several keys.
 
-use super::{Access, Config};
+use super::{Access, Config, ProxyMode};
 
 /// Bytes that a frame has around its update at most.
 const FRAME_OVERHEAD_BYTES: usize = 1 << 10;
@@ -58,6 +58,22 @@ pub(crate) fn broken(config: &Config) -> Vec<(&'static str, String)> {
         broken.push((
             "allowed_origins",
             format!("{origin:?} is no origin; give a scheme, a host and a port if it is not the usual, such as \"https://app.example.com\", or \"*\""),
+        ));
+    }
+    let tls = &config.tls;
+    match (&tls.certificate, &tls.key) {
+        (Some(_), None) => broken.push(("tls.key", "tls.certificate is given, its private key is not".into())),
+        (None, Some(_)) => broken.push(("tls.certificate", "tls.key is given, its certificate is not".into())),
+        (None, None) if tls.client_ca.is_some() => broken.push((
+            "tls.client_ca",
+            "clients can only be asked for a certificate under TLS: give tls.certificate and tls.key".into(),
+        )),
+        _ => {}
+    }
+    if config.proxy.mode != ProxyMode::Off && config.proxy.trusted.is_empty() {
+        broken.push((
+            "proxy.trusted",
+            "nobody is trusted to send a PROXY header: list the balancer's address, or set proxy.mode = \"off\"".into(),
         ));
     }
     let limits = &config.limits;
@@ -169,6 +185,26 @@ mod tests {
                 |c| c.allowed_origins = vec!["https://a.example/".into()],
                 "allowed_origins",
                 "no origin",
+            ),
+            (
+                |c| c.tls.certificate = Some("a".into()),
+                "tls.key",
+                "private key is not",
+            ),
+            (
+                |c| c.tls.key = Some("a".into()),
+                "tls.certificate",
+                "its certificate is not",
+            ),
+            (
+                |c| c.tls.client_ca = Some("a".into()),
+                "tls.client_ca",
+                "only be asked",
+            ),
+            (
+                |c| c.proxy.mode = ProxyMode::Optional,
+                "proxy.trusted",
+                "nobody is trusted",
             ),
             (
                 |c| c.limits.frame_bytes_max = 2 << 10,

@@ -1,7 +1,8 @@
 //! Values as the file, the environment and the flags have them, and the types they are read as.
 
+use ipnet::IpNet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use toml::de::DeValue;
 
@@ -132,6 +133,67 @@ impl Setting for PathBuf {
 
     fn to_value(&self) -> Value {
         Value::Text(self.display().to_string())
+    }
+}
+
+impl Setting for Option<PathBuf> {
+    const WANTS: &'static str = "a path, or nothing";
+
+    fn from_value(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) => Ok((!text.is_empty()).then(|| PathBuf::from(text))),
+            other => Err(unwanted::<Self>(other)),
+        }
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::from_value(&Value::Text(text.into()))
+    }
+
+    fn to_value(&self) -> Value {
+        let path = self.as_ref().map(|path| path.display().to_string());
+        Value::Text(path.unwrap_or_default())
+    }
+}
+
+impl Setting for IpNet {
+    const WANTS: &'static str = "an address or a range such as `10.0.0.0/8` or `fd00::/8`";
+
+    fn from_value(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Text(text) => {
+                let text = text.trim();
+                let alone = || text.parse::<IpAddr>().map(IpNet::from);
+                let range: Result<IpNet, _> = text.parse().or_else(|_| alone());
+                range.map_err(|_| unwanted::<Self>(value))
+            }
+            other => Err(unwanted::<Self>(other)),
+        }
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::from_value(&Value::Text(text.into()))
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Text(self.to_string())
+    }
+}
+
+impl Setting for Vec<IpNet> {
+    const WANTS: &'static str = "a list of addresses or ranges such as `10.0.0.0/8`";
+    const LIST: bool = true;
+
+    fn from_value(value: &Value) -> Result<Self, String> {
+        list_from_value::<_, Self>(value, IpNet::from_value)
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        items(text).map(IpNet::from_text).collect()
+    }
+
+    fn to_value(&self) -> Value {
+        Value::List(self.iter().map(Setting::to_value).collect())
     }
 }
 

@@ -45,8 +45,20 @@ impl Default for Bounds {
 }
 
 pub(super) fn serve_passed(state: &Arc<State>, passed: Passed) {
+    let Passed {
+        socket,
+        paired,
+        bytes,
+    } = passed;
     // A socket that cannot be registered is dropped, which closes it.
-    if let Ok(stream) = Prebuffered::new(passed) {
+    if paired {
+        if let Ok(stream) = tokio::net::UnixStream::from_std(socket.into()) {
+            // The address is the core's; a server that is particular about it has loopback ones only,
+            // which may be named in any case.
+            serve(state, Prebuffered::new(stream, bytes), None);
+        }
+    } else if let Ok(stream) = tokio::net::TcpStream::from_std(socket.into()) {
+        let stream = Prebuffered::new(stream, bytes);
         let address = stream.local_ip();
         serve(state, stream, address);
     }
@@ -227,6 +239,10 @@ mod tests {
     }
 
     impl Shards for Prompt {
+        fn show_certificate(&self, _: &rustls::ServerConfig) -> bool {
+            unreachable!("there is none")
+        }
+
         fn count(&self) -> u16 {
             1
         }

@@ -104,6 +104,19 @@ const COUNTERS: &[(&str, &str, Read)] = &[
         s.runtime.mailbox_full as f64
     }),
     (
+        "fronts_refused",
+        "Connections refused by the rules of the PROXY protocol or because their TLS failed",
+        |s| s.runtime.fronts_refused as f64,
+    ),
+    ("tls_handshakes", "TLS handshakes that ended well", |s| {
+        s.runtime.tls_handshakes as f64
+    }),
+    (
+        "tls_resumed",
+        "TLS handshakes that resumed an earlier session",
+        |s| s.runtime.tls_resumed as f64,
+    ),
+    (
         "letters",
         "Letters to other cores, at most one for each core and turn",
         |s| s.letters as f64,

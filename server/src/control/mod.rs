@@ -6,11 +6,15 @@ mod http;
 mod metrics;
 mod page;
 mod passed;
+mod renew;
 
 pub use hosts::Hosts;
 
+use crate::certificate::Certificate;
 use crate::runtime::Passed;
 use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
+use renew::Renewal;
+use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -38,6 +42,8 @@ pub trait Shards: Send + Sync {
     fn count(&self) -> u16;
     /// Puts a request into a shard's control mailbox.
     fn ask(&self, shard: ShardId, request: ControlRequest);
+    /// Has new connections shown this certificate; `false` if a shard did not hear it.
+    fn show_certificate(&self, config: &ServerConfig) -> bool;
 }
 
 /// What the control plane is made of.
@@ -50,6 +56,8 @@ pub struct Control {
     pub sockets: Receiver<Passed>,
     /// A port of its own, if wanted.
     pub listener: Option<TcpListener>,
+    /// The certificate, to be looked after.
+    pub certificate: Option<Certificate>,
     /// The hosts that requests may name.
     pub hosts: Hosts,
     /// How long a drain may take.
@@ -94,6 +102,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         replies,
         mut sockets,
         listener,
+        certificate,
         hosts,
         drain_timeout,
     } = control;
@@ -107,11 +116,13 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
             None => None,
         };
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut renewal = Renewal::new(certificate)?;
         let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         loop {
             tokio::select! {
                 Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
                 (stream, address) = accept(listener.as_ref()) => http::serve(&state, stream, address),
+                () = renewal.due() => renewal.look(&*state.shards),
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 changed = stop.wait_for(|stop| *stop) => {
@@ -256,6 +267,10 @@ mod tests {
             1
         }
 
+        fn show_certificate(&self, _: &ServerConfig) -> bool {
+            unreachable!("there is none")
+        }
+
         fn ask(&self, shard: ShardId, request: ControlRequest) {
             if matches!(request, ControlRequest::Drain)
                 && self.asked.fetch_add(1, Ordering::SeqCst) + 1 == self.hears
@@ -278,6 +293,7 @@ mod tests {
             replies,
             sockets,
             listener,
+            certificate: None,
             hosts: Hosts::Any,
             drain_timeout: Duration::from_millis(timeout_ms),
         };

@@ -1,38 +1,36 @@
 //! A socket that a data core passed on, with the bytes it had read.
 
-use crate::runtime::Passed;
 use std::io;
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream that first gives what was read before.
-pub(super) struct Prebuffered {
-    stream: tokio::net::TcpStream,
+pub(super) struct Prebuffered<S> {
+    stream: S,
     bytes: Vec<u8>,
     given: usize,
 }
 
-impl Prebuffered {
-    pub(super) fn new(passed: Passed) -> io::Result<Self> {
-        let stream = TcpStream::from(passed.socket);
-        stream.set_nonblocking(true)?;
-        let stream = tokio::net::TcpStream::from_std(stream)?;
-        Ok(Self {
+impl<S> Prebuffered<S> {
+    pub(super) fn new(stream: S, bytes: Vec<u8>) -> Self {
+        Self {
             stream,
-            bytes: passed.bytes,
+            bytes,
             given: 0,
-        })
+        }
     }
+}
 
+impl Prebuffered<tokio::net::TcpStream> {
     /// The address that was connected to.
     pub(super) fn local_ip(&self) -> Option<IpAddr> {
         self.stream.local_addr().ok().map(|address| address.ip())
     }
 }
 
-impl AsyncRead for Prebuffered {
+impl<S: AsyncRead + Unpin> AsyncRead for Prebuffered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -49,7 +47,7 @@ impl AsyncRead for Prebuffered {
     }
 }
 
-impl AsyncWrite for Prebuffered {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prebuffered<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

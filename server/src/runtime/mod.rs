@@ -1,12 +1,16 @@
 //! Runtimes: whoever owns a shard, feeds it events and carries out its effects.
 
 pub mod files;
+mod front;
 pub mod glommio;
 mod log;
 pub mod placement;
 pub mod ring;
 mod slots;
+pub mod tls;
 pub mod watchdog;
+
+pub use front::FrontRules;
 
 use crate::mailbox::{Inbox, Outbox, Wake};
 use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId};
@@ -49,8 +53,11 @@ pub enum LogSync {
 /// A socket whose request is not for a room, on its way to the control plane.
 #[derive(Debug)]
 pub struct Passed {
-    /// The connected socket, non-blocking.
+    /// The connected socket, non-blocking; or one end of a pair, at the other end of which a core
+    /// speaks TLS for it.
     pub socket: OwnedFd,
+    /// It is an end of a pair.
+    pub paired: bool,
     /// All bytes read from it so far.
     pub bytes: Vec<u8>,
 }
@@ -76,6 +83,8 @@ pub struct Ports {
     pub replies: UnboundedSender<(ShardId, ControlReply)>,
     /// Sockets for the control plane; when it is full the peer is answered 503.
     pub passed: Sender<Passed>,
+    /// What connections begin with.
+    pub front: FrontRules,
     /// What the watchdog looks at.
     pub heartbeat: Arc<watchdog::Heartbeat>,
     /// How the log is synced.
@@ -154,11 +163,15 @@ impl<C: Core> Seat<C> {
 }
 
 /// Gives a socket to the control plane, or answers for it when it cannot take more.
-pub(crate) fn pass(passed: &Sender<Passed>, socket: OwnedFd, bytes: Vec<u8>) {
+pub(crate) fn pass(passed: &Sender<Passed>, socket: OwnedFd, bytes: Vec<u8>, paired: bool) {
     let made = rustix::io::ioctl_fionbio(&socket, true);
     let refused = match made {
         Ok(()) => passed
-            .try_send(Passed { socket, bytes })
+            .try_send(Passed {
+                socket,
+                paired,
+                bytes,
+            })
             .err()
             .map(|error| error.into_inner().socket),
         Err(_) => Some(socket),
@@ -204,6 +217,24 @@ pub(crate) fn complete_reply(
 }
 
 /// Whether a peer is on this machine.
-pub(crate) fn is_loopback(peer: rustix::net::SocketAddrAny) -> bool {
-    SocketAddr::try_from(peer).is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
+pub(crate) fn is_loopback(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
+/// Who is at the other end of a socket; `None` if the connection was reset already.
+pub(crate) fn peer_of(socket: impl AsFd) -> Option<SocketAddr> {
+    let peer = rustix::net::getpeername(socket).ok()??;
+    SocketAddr::try_from(peer).ok()
+}
+
+/// Two sockets that are connected: one for the control plane, and one for a core that speaks TLS for
+/// it. `None` if there is no descriptor left for them.
+pub(crate) fn pair(sockets_below: u64) -> Option<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (flags, stream) = (SocketFlags::CLOEXEC, SocketType::STREAM);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, stream, flags, None).ok()?;
+    let fits = |socket: &OwnedFd| {
+        u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number < sockets_below)
+    };
+    (fits(&ours) && fits(&theirs)).then_some((ours, theirs))
 }

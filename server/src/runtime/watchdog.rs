@@ -114,7 +114,7 @@ pub struct RoomName {
     pub whole: bool,
 }
 
-const EVENT_NAMES: [&str; 15] = [
+const EVENT_NAMES: [&str; 16] = [
     "none",
     "accepted",
     "handed_off",
@@ -129,12 +129,14 @@ const EVENT_NAMES: [&str; 15] = [
     "control",
     "timer",
     "turn_end",
+    "proxied",
     "mail_refused",
 ];
 
 fn code_of(event: &Event<'_>) -> u8 {
     match event {
         Event::Accepted { .. } => 1,
+        Event::Proxied { .. } => 14,
         Event::HandedOff { .. } => 2,
         Event::HandoffRefused { .. } => 3,
         Event::Received { .. } => 4,
@@ -147,7 +149,7 @@ fn code_of(event: &Event<'_>) -> u8 {
         Event::Control(_) => 11,
         Event::Timer => 12,
         Event::TurnEnd => 13,
-        Event::MailRefused { .. } => 14,
+        Event::MailRefused { .. } => 15,
     }
 }
 

@@ -17,6 +17,14 @@ pub enum Event<'a> {
         /// The peer's address is loopback.
         loopback: bool,
     },
+    /// The socket's peer is a balancer that speaks for this one. Comes before the first bytes, if at
+    /// all.
+    Proxied {
+        /// The connection.
+        conn: ConnId,
+        /// The address of whom it speaks for is loopback.
+        loopback: bool,
+    },
     /// A socket came with a [`Mail::Handoff`] from another core.
     HandedOff {
         /// Its new id here.

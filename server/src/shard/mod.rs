@@ -150,6 +150,11 @@ impl Shard {
             Event::TurnEnd => self.on_turn_end(now, effects),
             Event::LogWritten { job, result } => self.on_log_written(now, job, result, effects),
             Event::Accepted { conn, loopback } => self.on_accepted(now, conn, loopback),
+            Event::Proxied { conn, loopback } => {
+                if let Some(connection) = self.connection(conn) {
+                    connection.loopback = loopback;
+                }
+            }
             Event::HandedOff { conn, handoff } => self.on_handed_off(now, conn, *handoff, effects),
             Event::HandoffRefused { conn } => self.on_handoff_refused(now, conn),
             Event::Blocked { conn, unsent_bytes } => self.on_blocked(now, conn, unsent_bytes),

@@ -15,6 +15,13 @@ pub struct RuntimeStats {
     pub turns: u64,
     /// Events that found no room in a mailbox.
     pub mailbox_full: u64,
+    /// Connections that were refused before anything of theirs reached the shard: by the PROXY
+    /// protocol's rules, or because their TLS failed.
+    pub fronts_refused: u64,
+    /// TLS handshakes that ended well.
+    pub tls_handshakes: u64,
+    /// Those of them that resumed an earlier session.
+    pub tls_resumed: u64,
     /// Accept calls that failed for want of file descriptors.
     pub accept_errors: u64,
     /// Bytes received.

@@ -2,7 +2,7 @@
 
 use super::toy::{Counts, SEGMENT_BYTES, Toy};
 use collabblocks_server::runtime::watchdog::WatchdogConfig;
-use collabblocks_server::runtime::{LogSync, Passed, RuntimeKind, placement};
+use collabblocks_server::runtime::{FrontRules, LogSync, Passed, RuntimeKind, placement};
 use collabblocks_server::server::{MakeCore, Server};
 use collabblocks_server::shard::{ControlReply, ShardId};
 use std::io::{Read, Write};
@@ -38,6 +38,7 @@ pub struct Set {
     pub shards: usize,
     pub sync: LogSync,
     pub segments: bool,
+    pub front: FrontRules,
     pub watchdog: WatchdogConfig,
 }
 
@@ -48,6 +49,7 @@ impl Set {
             shards: 2,
             sync: LogSync::default(),
             segments: true,
+            front: FrontRules::default(),
             watchdog: WatchdogConfig::default(),
         }
     }
@@ -82,6 +84,7 @@ impl Set {
             .cores(cores)
             .runtime(self.runtime)
             .log_sync(self.sync)
+            .front(self.front)
             .watchdog(self.watchdog)
             .quarantine_in(dir.path().into())
             .on_fatal(Arc::new(move |shard, why| {

@@ -2,6 +2,7 @@
 
 mod harness;
 mod stalls;
+mod tls;
 mod toy;
 
 use collabblocks_server::quarantine;
@@ -13,6 +14,13 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
+use tls::{
+    a_full_mailbox_refuses_tls_too, a_header_that_is_required_is_insisted_on,
+    a_slow_reader_under_tls_gets_all_in_order, a_turn_is_shared_under_tls,
+    bytes_come_back_in_order_under_tls, the_control_plane_is_reached_through_tls,
+    the_proxied_address_is_the_peers, tls_comes_after_the_header,
+    two_thousand_tls_handoffs_lose_no_byte_and_no_descriptor, what_is_no_tls_is_refused,
+};
 
 macro_rules! on_each_runtime {
     ($($test:ident),* $(,)?) => {
@@ -48,6 +56,16 @@ on_each_runtime!(
     a_fatal_error_reaches_its_hook,
     a_room_that_keeps_its_core_is_named_and_put_in_quarantine,
     nothing_stalls_under_cpu_hogs,
+    bytes_come_back_in_order_under_tls,
+    two_thousand_tls_handoffs_lose_no_byte_and_no_descriptor,
+    a_full_mailbox_refuses_tls_too,
+    a_slow_reader_under_tls_gets_all_in_order,
+    a_turn_is_shared_under_tls,
+    the_control_plane_is_reached_through_tls,
+    what_is_no_tls_is_refused,
+    the_proxied_address_is_the_peers,
+    a_header_that_is_required_is_insisted_on,
+    tls_comes_after_the_header,
 );
 
 fn bytes_come_back_in_order(runtime: RuntimeKind) {

@@ -65,6 +65,7 @@ struct Conn {
     out: Vec<u8>,
     poured: usize,
     blocked: bool,
+    loopback: bool,
     unsent: usize,
 }
 
@@ -120,6 +121,7 @@ impl Toy {
             out: Vec::new(),
             poured: 0,
             blocked: false,
+            loopback: true,
             unsent: 0,
         };
         assert!(
@@ -186,7 +188,7 @@ impl Toy {
             }
             let handoff = Box::new(Handoff {
                 bytes: rest,
-                loopback: true,
+                loopback: state.loopback,
             });
             // Its state is kept: the handoff may be refused.
             effects.list.push(Effect::Handoff { conn, to, handoff });
@@ -194,6 +196,12 @@ impl Toy {
         }
         state.wish = match word {
             "echo" => Wish::Echo,
+            // Is told whether it is on this machine.
+            "who" => {
+                let answer = if state.loopback { b"near" } else { b"far!" };
+                state.out.extend_from_slice(answer);
+                Wish::Echo
+            }
             "broadcast" => Wish::Broadcast,
             "log" => Wish::Log,
             "pour" => Wish::Pour(number),
@@ -350,9 +358,14 @@ impl Core for Toy {
                 Counts::add(&self.counts.accepted, 1);
                 self.add(conn);
             }
+            Event::Proxied { conn, loopback } => {
+                let state = self.conns.get_mut(&conn);
+                state.expect("it was accepted").loopback = loopback;
+            }
             Event::HandedOff { conn, handoff } => {
                 Counts::add(&self.counts.handed_off, 1);
                 self.add(conn);
+                self.conns.get_mut(&conn).expect("just added").loopback = handoff.loopback;
                 self.on_bytes(now, conn, &handoff.bytes, effects);
             }
             Event::HandoffRefused { conn } => {

@@ -87,7 +87,8 @@ pub(crate) fn scan(
         let why = match format::decode_entry(dir, id, offset, bytes) {
             // A batch is padded to whole blocks: zeros at the start of one are no padding of its.
             Ok(Found::Padding) if !offset.is_multiple_of(BLOCK_BYTES as u64) => {
-                offset = offset.next_multiple_of(BLOCK_BYTES as u64);
+                // The last batch's padding may be cut short.
+                offset = offset.next_multiple_of(BLOCK_BYTES as u64).min(file_bytes);
                 end = offset;
                 continue;
             }

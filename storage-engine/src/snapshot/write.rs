@@ -6,6 +6,10 @@ use crate::index::SnapshotRef;
 use crate::paths::ShardDir;
 use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, Lsn, RoomKey};
 use std::io;
+use std::ops::Range;
+
+/// Bytes written again at a time.
+const AGAIN_BYTES: usize = 1 << 20;
 
 /// Where the next batch goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -88,6 +92,26 @@ impl<'a> Writer<'a> {
             ..self.tail
         })
     }
+}
+
+/// Writes a part of a segment once more where it stands, and makes it durable (blocking).
+///
+/// It can be read, but the sync after it may have failed: then no later sync makes it durable.
+pub(crate) fn again(disk: &dyn Disk, dir: &ShardDir, id: u32, part: Range<u64>) -> io::Result<()> {
+    let path = dir.snapshot(id);
+    let mut buffer = AlignedBuf::zeroed(AGAIN_BYTES);
+    let mut offset = part.start / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+    while offset < part.end {
+        let left = (part.end - offset).next_multiple_of(BLOCK_BYTES as u64);
+        let wanted = left.min(AGAIN_BYTES as u64) as usize;
+        let got = disk.read_at(&path, offset, &mut buffer.as_mut_slice()[..wanted])?;
+        if offset + (got as u64) < part.end && got < wanted {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        disk.write_at(&path, offset, &buffer.as_slice()[..got])?;
+        offset += got as u64;
+    }
+    disk.sync(&path)
 }
 
 /// What came of storing a batch.

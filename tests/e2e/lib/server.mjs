@@ -46,9 +46,10 @@ function binary() {
   return BIN
 }
 
-function serveArgs({ port, data, cores, args = [] }) {
+function serveArgs({ port, control, data, cores, args = [] }) {
   const cli = ['serve', '--listen', `127.0.0.1:${port}`, '--data', data, '--runtime', RUNTIME]
   if (cores !== undefined) cli.push('--cores', String(cores))
+  if (control !== undefined) cli.push('--control-listen', `127.0.0.1:${control}`)
   return [...cli, ...args]
 }
 
@@ -91,9 +92,9 @@ export async function interruptedStart(options, ms) {
 }
 
 /**
- * @param {{data?: string, port?: number, cores?: number | string, args?: string[], via?: string[]}}
- *   [options] a `data` directory that is passed in is kept, one made here goes with `stop`; `via` is
- *   a command that becomes the server, such as `prlimit`
+ * @param {{data?: string, port?: number, control?: number, cores?: number | string, args?: string[], via?: string[]}}
+ *   [options] a `data` directory that is passed in is kept, one made here goes with `stop`; `control`
+ *   is a port of its own for plain HTTP; `via` is a command that becomes the server, such as `prlimit`
  */
 export async function startServer(options = {}) {
   const port = options.port ?? (await freePort())
@@ -117,7 +118,7 @@ export async function startServer(options = {}) {
     port,
     data,
     pid: child.pid,
-    http: `http://127.0.0.1:${port}`,
+    http: `http://127.0.0.1:${options.control ?? port}`,
     ws: `ws://127.0.0.1:${port}`,
     exited,
     get log() {

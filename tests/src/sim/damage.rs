@@ -5,7 +5,7 @@
 use super::document::Document;
 use super::oracle::Violation;
 use super::world::World;
-use collabblocks_wal::sim_disk::SimDisk;
+use collabblocks_wal::sim_disk::{SimDisk, SimFault};
 use collabblocks_wal::{Disk, OpenError, WriteJob, inspect};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -146,18 +146,24 @@ impl World {
     pub fn log_sync(&mut self, job: &WriteJob) -> io::Result<()> {
         if std::mem::take(&mut self.sync_error) {
             self.saw("sync failed");
-            return Err(io::Error::other("simulated error of a sync"));
+            return self.fail_sync(&job.path);
         }
         if std::mem::take(&mut self.lost_sync) && self.power_at.is_none() {
-            self.disk.fail(
-                self.disk.ops_count(),
-                collabblocks_wal::sim_disk::SimFault::LostSync,
-            );
+            self.disk.fail(self.disk.ops_count(), SimFault::LostSync);
             self.log.note(self.now, format_args!("a sync is a lie"));
             self.damage_log(job, job.offset);
             self.saw("sync lost");
         }
         self.disk.sync(&job.path)
+    }
+
+    /// A sync that fails: what it was to make durable is read until the power goes, and then it is gone.
+    pub fn fail_sync(&self, path: &Path) -> io::Result<()> {
+        if self.power_at.is_none() {
+            self.disk.fail(self.disk.ops_count(), SimFault::Eio);
+            return self.disk.sync(path);
+        }
+        Err(io::Error::other("simulated error of a sync"))
     }
 
     fn damage_log(&mut self, job: &WriteJob, offset: u64) {

@@ -165,7 +165,9 @@ impl World {
             let written =
                 self.disk
                     .write_at(&job.path, job.offset, &bytes[..part.min(bytes.len())]);
-            written.and(Err(io::Error::other("simulated input/output error")))
+            written
+                .and_then(|()| self.fail_sync(&job.path))
+                .and(Err(io::Error::other("simulated input/output error")))
         } else {
             let offset = self.offset_of_write(&job);
             let written = self.disk.write_at(&job.path, offset, bytes);

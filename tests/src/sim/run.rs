@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds that once failed; every test run tries them again.
-pub const SEEDS: &[u64] = &[58, 331, 3637];
+pub const SEEDS: &[u64] = &[58, 331, 825, 3637, 31799];
 
 /// The same, of the time when there were fewer kinds of faults: they keep the plans that failed.
 pub const SEEDS_OF_FIRST_FAULTS: &[u64] = &[

@@ -237,8 +237,8 @@ impl World {
             return job.run(&*self.shared_disk);
         };
         let op = self.disk.ops_count() + after;
-        // A sync that fails leaves what it was to sync to the next one.
-        self.disk.fail(op, SimFault::ShortWrite);
+        // What a sync that fails was to make durable is read until the power goes, and then it is gone.
+        self.disk.fail(op, SimFault::Eio);
         let done = job.run(&*self.shared_disk);
         self.disk.clear_faults();
         if self.disk.ops_count() > op {

@@ -1,5 +1,5 @@
-//! What the tests need and a machine may not have: Chromium, Node packages, valgrind, rustfmt and
-//! clippy.
+//! What the tests need and a machine may not have: Chromium, haproxy, openssl, Node packages,
+//! valgrind, rustfmt and clippy.
 
 use crate::run::{Outcome, command, run, works};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ const STAMP: &str = "node_modules/.installed-lock.json";
 pub fn all(root: &Path) -> Outcome {
     let mut outcome = toolchain(root)
         .then(|| chromium(root))
+        .then(|| balancer(root))
         .then(|| valgrind(root));
     for folder in node_folders(root) {
         outcome = outcome.then(|| node_packages(&folder));
@@ -52,6 +53,19 @@ fn chromium(root: &Path) -> Outcome {
         return Outcome::Passed(Vec::new());
     }
     apt(root, "chromium")
+}
+
+/// The balancer that the server is tried behind, and what makes certificates.
+fn balancer(root: &Path) -> Outcome {
+    let haproxy = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy"];
+    let mut outcome = Outcome::Passed(Vec::new());
+    if !haproxy.iter().any(|path| Path::new(path).exists()) {
+        outcome = outcome.then(|| apt(root, "haproxy"));
+    }
+    if !works(root, "openssl", &["version"]) {
+        outcome = outcome.then(|| apt(root, "openssl"));
+    }
+    outcome
 }
 
 /// What counts instructions.

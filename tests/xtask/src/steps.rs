@@ -26,24 +26,32 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "fmt",
         about: "checks the formatting of all Rust files",
-        run: |root| cargo(root, 2, &["fmt", "--all", "--check"]),
+        run: |root| {
+            cargo(root, 2, &["fmt", "--all", "--check"])
+                .then(|| cargo(&root.join(FUZZ), 2, &["fmt", "--check"]))
+        },
     },
     Step {
         name: "clippy",
         about: "lints all Rust code, tests included",
         run: |root| {
+            let lint = ["clippy", "--all-targets"];
+            let strictly = ["--", "-D", "warnings"];
             cargo(
                 root,
                 20,
-                &[
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
+                &[&lint, ["--workspace"].as_slice(), &strictly].concat(),
             )
+            .then(|| {
+                // What it depends on was just checked there.
+                let target = target(root).display().to_string();
+                let place = ["--target-dir", &target];
+                cargo(
+                    &root.join(FUZZ),
+                    10,
+                    &[&lint, &place, &strictly[..]].concat(),
+                )
+            })
         },
     },
     Step {
@@ -83,6 +91,8 @@ pub const STEPS: &[Step] = &[
     },
 ];
 
+/// No member of the workspace.
+const FUZZ: &str = "tests/fuzz";
 const E2E: &str = "tests/e2e";
 const PAGE: &str = "sdk/page";
 
@@ -187,7 +197,7 @@ pub fn fuzz(root: &Path, name: &str, seconds: &str) -> Outcome {
     let Ok(limit) = seconds.parse() else {
         return Outcome::Failed(vec![format!("`{seconds}` is no number of seconds")]);
     };
-    let (folder, out) = (root.join("tests/fuzz"), target(root).join("fuzz"));
+    let (folder, out) = (root.join(FUZZ), target(root).join("fuzz"));
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = command(&folder, "cargo", &["build", "--release", "--target", &host]);
     build

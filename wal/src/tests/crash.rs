@@ -173,6 +173,36 @@ fn what_was_replayed_survives_the_next_power_cut() {
     assert_eq!(open(&rig.disk, rig.low).unwrap().2, items);
 }
 
+/// The process ends because a sync failed; what it was to make durable is read, and no later sync
+/// makes it so. It is served after the restart: it has to be written again.
+#[test]
+fn a_batch_whose_sync_failed_is_written_again() {
+    for before in 0..9 {
+        let mut rig = Rig::create(before);
+        for _ in 0..before {
+            rig.append(RecordKind::Update, vec![7; BLOCK_BYTES])
+                .unwrap();
+            rig.commit();
+        }
+        rig.append(RecordKind::Update, vec![1; 2 * BLOCK_BYTES])
+            .unwrap();
+        rig.job();
+        rig.disk.fail(rig.disk.ops_count() + 1, SimFault::Eio);
+        rig.write().unwrap_err();
+        rig.reopen().unwrap();
+        assert_eq!(rig.appended.len() as u64, before + 1, "it was read");
+        let after_start = rig.disk.fork();
+        after_start.crash_keeping(&mut |_| false);
+        let (_, _, items) = open(&after_start, rig.low).unwrap();
+        assert!(items == rig.appended, "what was served is gone");
+        rig.append(RecordKind::Update, vec![2; 100]).unwrap();
+        rig.commit();
+        rig.disk.crash_keeping(&mut |_| false);
+        rig.reopen().unwrap();
+        assert_eq!(rig.appended.len() as u64, before + 2);
+    }
+}
+
 /// The same for a segment's name, which was given and not made durable.
 #[test]
 fn a_segment_that_is_written_keeps_its_name() {

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)] // glommio's sockets give and take raw descriptors only.
 
 use super::tasks::Signal;
-use crate::shard::{Handoff, ShardId};
+use crate::runtime::front::Front;
+use crate::shard::{ConnId, Handoff, ShardId};
 use ::glommio::Task;
 use ::glommio::net::TcpStream;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -101,18 +102,24 @@ pub(super) enum Phase {
     Flushing,
     /// Our side is shut; what the peer sends is thrown away until it closes too.
     Lingering,
+    /// The control plane answers it under TLS: what comes from it goes to this connection, which is
+    /// spliced to it in turn. One of the two is the client's, the other an end of a pair.
+    Spliced(ConnId),
 }
 
 /// One connection. Dropping it closes the socket and ends its tasks.
 pub(super) struct Conn {
     pub stream: std::rc::Rc<Stream>,
     pub phase: Phase,
+    /// What its bytes go through.
+    pub front: Front,
     pub read_on: bool,
     /// The reader has delivered and waits for [`Stream::go`].
     pub reader_waits: bool,
     /// The peer has closed its side.
     pub ended: bool,
-    /// What was read while reading was off: one piece, as the reader waits.
+    /// What was read while reading was off, or while its handshake has to wait: one piece, as the
+    /// reader waits, and as it came.
     pub held: Vec<u8>,
     /// A writer task has bytes for it.
     pub blocked: bool,

@@ -9,6 +9,7 @@
 //! setting removes that; a thread that wakes the turn every 10 ms bounds it (see [`ticker`]).
 
 mod conn;
+mod front;
 mod tasks;
 mod ticker;
 mod turn;

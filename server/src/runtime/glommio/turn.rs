@@ -3,15 +3,17 @@
 use super::conn::{Conn, Leaving, Phase, Stream};
 use super::tasks::{self, Got, Queue};
 use crate::mailbox::{Incoming, LogEnd, Parcel};
+use crate::runtime::front::{Front, HANDSHAKES_PER_TURN, Through};
 use crate::runtime::log::LogThread;
 use crate::runtime::slots::{Deadlines, Slots};
+use crate::runtime::tls::Sealed;
 use crate::runtime::{
-    CLOSE_NS_MAX, Core, Ports, Seat, clock, complete_reply, is_loopback, leaves_files, pass,
+    Core, Ports, Seat, clock, complete_reply, is_loopback, leaves_files, pass, peer_of,
 };
 use crate::shard::{ConnId, ControlReply, Effect, Event, Instant, Mail, RuntimeStats, ShardId};
 use ::glommio::Task;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::SendFlags;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,7 +25,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 /// What the turn tells its core in the next one.
-enum Pending {
+pub(super) enum Pending {
     Blocked(ConnId, usize),
     Refused(ConnId),
     MailRefused(ShardId, Mail),
@@ -34,21 +36,25 @@ enum Pending {
 }
 
 pub(super) struct Turn<C> {
-    seat: Seat<C>,
-    ports: Ports,
-    conns: Slots<Conn>,
-    queue: Rc<Queue>,
+    pub(super) seat: Seat<C>,
+    /// What went through a connection's front, and ciphertext on its way.
+    pub(super) through: Through,
+    pub(super) sealed: Sealed,
+    pub(super) handshakes_left: u32,
+    pub(super) ports: Ports,
+    pub(super) conns: Slots<Conn>,
+    pub(super) queue: Rc<Queue>,
     acceptors: Vec<Task<()>>,
     log: LogThread,
-    stats: RuntimeStats,
+    pub(super) stats: RuntimeStats,
     started: Instant,
     timer: Option<Instant>,
     armed: Option<(Instant, Task<()>)>,
-    closing: Deadlines,
+    pub(super) closing: Deadlines,
     incoming: VecDeque<Incoming>,
-    pending: VecDeque<Pending>,
+    pub(super) pending: VecDeque<Pending>,
     /// Connections whose readers go on when the effects have been carried out.
-    go: Vec<ConnId>,
+    pub(super) go: Vec<ConnId>,
     asked: Arc<AtomicBool>,
     waker_set: bool,
     fatal: Option<String>,
@@ -66,6 +72,9 @@ impl<C: Core> Turn<C> {
             .collect();
         Ok(Self {
             seat: Seat::new(core, ports.heartbeat.clone()),
+            through: Through::default(),
+            sealed: Sealed::default(),
+            handshakes_left: HANDSHAKES_PER_TURN,
             ports,
             conns: Slots::default(),
             acceptors,
@@ -101,6 +110,7 @@ impl<C: Core> Turn<C> {
             self.seat.now = clock();
             self.ports.heartbeat.beat();
             self.stats.turns += 1;
+            self.handshakes_left = HANDSHAKES_PER_TURN;
             self.take_pending();
             self.take_queue();
             self.take_others();
@@ -139,13 +149,14 @@ impl<C: Core> Turn<C> {
         self.asked.store(false, Ordering::Relaxed);
     }
 
-    fn insert(&mut self, stream: Stream) -> Option<ConnId> {
+    pub(super) fn insert(&mut self, stream: Stream, front: Front) -> Option<ConnId> {
         let stream = Rc::new(stream);
         let queue = &self.queue;
         self.conns.insert(|id| Conn {
             _reader: ::glommio::spawn_local(tasks::read(id, stream.clone(), queue.clone())),
             stream,
             phase: Phase::Live,
+            front,
             read_on: true,
             reader_waits: false,
             ended: false,
@@ -156,7 +167,7 @@ impl<C: Core> Turn<C> {
         })
     }
 
-    fn live(&mut self, id: ConnId) -> Option<&mut Conn> {
+    pub(super) fn live(&mut self, id: ConnId) -> Option<&mut Conn> {
         self.conns.get(id).filter(|conn| conn.is_live())
     }
 
@@ -211,7 +222,7 @@ impl<C: Core> Turn<C> {
         self.ports.inbox.take(&mut self.incoming);
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
-                Incoming::Parcel(from, Parcel { mail, socket }) => {
+                Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
                     let handoff = match mail {
                         Mail::Handoff(handoff) => handoff,
                         mail => {
@@ -221,8 +232,10 @@ impl<C: Core> Turn<C> {
                     };
                     let socket = socket.expect("a handoff comes with its socket");
                     // Without a number left the socket is closed: 16 million are open already.
-                    if let Some(conn) = self.insert(Stream::adopt(socket)) {
+                    let front = Front::of_tls(tls);
+                    if let Some(conn) = self.insert(Stream::adopt(socket), front) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
+                        self.take_kept(conn);
                     }
                 }
                 Incoming::Job(done) => self.seat.feed(Event::JobDone(done)),
@@ -230,6 +243,7 @@ impl<C: Core> Turn<C> {
                     self.seat.feed(Event::LogWritten { job, result })
                 }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
+                Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
             }
         }
         self.ports.jobs.retry();
@@ -251,11 +265,15 @@ impl<C: Core> Turn<C> {
             return;
         }
         // Without a peer the connection was reset already.
-        let Some(Ok(Some(peer))) = stream.with(|fd| rustix::net::getpeername(fd)) else {
+        let Some(Some(peer)) = stream.with(|fd| peer_of(fd)) else {
+            return;
+        };
+        let Some(front) = self.ports.front.front_of(peer) else {
+            self.stats.fronts_refused += 1;
             return;
         };
         let loopback = is_loopback(peer);
-        if let Some(conn) = self.insert(stream) {
+        if let Some(conn) = self.insert(stream, front) {
             self.seat.feed(Event::Accepted { conn, loopback });
         }
     }
@@ -268,7 +286,9 @@ impl<C: Core> Turn<C> {
         match &mut conn.phase {
             Phase::Live => {
                 self.stats.bytes_received += bytes.len() as u64;
-                if conn.read_on {
+                if conn.read_on && !conn.front.is_clear() {
+                    self.take_through(id, bytes);
+                } else if conn.read_on {
                     self.seat.feed(Event::Received {
                         conn: id,
                         bytes: &mut bytes,
@@ -278,7 +298,11 @@ impl<C: Core> Turn<C> {
                     conn.held = bytes;
                 }
             }
-            Phase::Leaving(Leaving::Shard(_, handoff)) => handoff.bytes.append(&mut bytes),
+            Phase::Leaving(Leaving::Shard(_, handoff)) => match &mut conn.front {
+                Front::Tls(session) => session.keep(&bytes),
+                Front::Clear | Front::Opening(_) => handoff.bytes.append(&mut bytes),
+            },
+            Phase::Spliced(_) => self.take_through(id, bytes),
             Phase::Leaving(Leaving::Control(read)) => read.append(&mut bytes),
             Phase::Flushing | Phase::Lingering => self.go.push(id),
         }
@@ -289,6 +313,9 @@ impl<C: Core> Turn<C> {
             return;
         };
         let mut bytes = std::mem::take(&mut conn.held);
+        if !conn.front.is_clear() {
+            return self.take_through(id, bytes);
+        }
         if !bytes.is_empty() {
             self.seat.feed(Event::Received {
                 conn: id,
@@ -298,7 +325,7 @@ impl<C: Core> Turn<C> {
         self.go.push(id);
     }
 
-    fn on_end(&mut self, id: ConnId) {
+    pub(super) fn on_end(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else {
             return;
         };
@@ -306,6 +333,7 @@ impl<C: Core> Turn<C> {
         match conn.phase {
             Phase::Live => self.lose(id),
             Phase::Lingering => drop(self.conns.remove(id)),
+            Phase::Spliced(to) => self.end_of_spliced(id, to),
             Phase::Flushing | Phase::Leaving(_) => {}
         }
     }
@@ -323,20 +351,28 @@ impl<C: Core> Turn<C> {
             conn.writer = Some(::glommio::spawn_local(writer));
         }
         self.stats.bytes_sent += bytes as u64;
-        if conn.is_live() {
-            self.seat.feed(Event::Drained { conn: id });
-        } else {
-            self.go_on(id);
+        match conn.phase {
+            Phase::Live => {
+                self.send_owed(id);
+                self.seat.feed(Event::Drained { conn: id });
+            }
+            Phase::Spliced(from) => {
+                self.send_owed(id);
+                self.go.push(from);
+            }
+            _ => self.go_on(id),
         }
     }
 
     /// The peer closed or the socket failed.
-    fn lose(&mut self, id: ConnId) {
+    pub(super) fn lose(&mut self, id: ConnId) {
         if self.conns.get(id).is_none() {
             return;
         }
-        if self.conns.remove(id).is_live() {
-            self.seat.feed(Event::Closed { conn: id });
+        match self.conns.remove(id).phase {
+            Phase::Live => self.seat.feed(Event::Closed { conn: id }),
+            Phase::Spliced(to) if self.conns.get(to).is_some() => drop(self.conns.remove(to)),
+            _ => {}
         }
     }
 
@@ -367,13 +403,14 @@ impl<C: Core> Turn<C> {
         }
         self.seat.effects.list = list;
         self.seat.effects.frames.clear();
+        self.sealed.clear();
         for id in std::mem::take(&mut self.go) {
             let Some(conn) = self.conns.get(id) else {
                 continue;
             };
             let wanted = match conn.phase {
                 Phase::Live => conn.read_on && conn.held.is_empty(),
-                Phase::Flushing | Phase::Lingering => true,
+                Phase::Flushing | Phase::Lingering | Phase::Spliced(_) => true,
                 Phase::Leaving(_) => false,
             };
             if wanted && conn.reader_waits {
@@ -400,12 +437,23 @@ impl<C: Core> Turn<C> {
             return;
         };
         let bytes = &self.seat.effects.frames[range];
+        if bytes.is_empty() {
+            return;
+        }
+        let bytes = match &mut conn.front {
+            Front::Clear => bytes,
+            Front::Tls(session) => match session.seal(bytes, &mut self.sealed) {
+                Some(piece) => self.sealed.bytes(piece),
+                None if session.is_ready() => return self.pending.push_back(Pending::Failed(id)),
+                // There is no way to tell a client anything yet.
+                None => return,
+            },
+            Front::Opening(opening) if opening.is_clear() => bytes,
+            Front::Opening(_) => return,
+        };
         if conn.blocked {
             assert!(conn.farewell.is_empty(), "a blocked connection is closed");
             conn.farewell = bytes.to_vec();
-            return;
-        }
-        if bytes.is_empty() {
             return;
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -428,17 +476,14 @@ impl<C: Core> Turn<C> {
     }
 
     fn close(&mut self, id: ConnId, flush: bool) {
-        let Some(conn) = self.live(id) else { return };
+        if self.live(id).is_none() {
+            return;
+        }
         if !flush {
             drop(self.conns.remove(id));
             return;
         }
-        conn.phase = Phase::Flushing;
-        conn.held = Vec::new();
-        self.closing
-            .add(Instant(self.seat.now.0 + CLOSE_NS_MAX), id);
-        self.go.push(id);
-        self.go_on(id);
+        self.flush(id);
     }
 
     fn read(&mut self, id: ConnId, on: bool) {
@@ -451,12 +496,17 @@ impl<C: Core> Turn<C> {
 
     fn leave(&mut self, id: ConnId, leaving: Leaving) {
         let Some(conn) = self.live(id) else { return };
-        conn.phase = Phase::Leaving(leaving);
-        self.go_on(id);
+        match leaving {
+            Leaving::Control(bytes) if !conn.front.is_clear() => self.splice(id, bytes),
+            leaving => {
+                conn.phase = Phase::Leaving(leaving);
+                self.go_on(id);
+            }
+        }
     }
 
     /// Takes a connection that is on its way out as far as it can go now.
-    fn go_on(&mut self, id: ConnId) {
+    pub(super) fn go_on(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id).filter(|conn| !conn.blocked) else {
             return;
         };
@@ -464,12 +514,8 @@ impl<C: Core> Turn<C> {
             Phase::Live => conn.phase = Phase::Live,
             Phase::Lingering => {}
             Phase::Flushing if conn.ended => drop(self.conns.remove(id)),
-            Phase::Flushing => {
-                // A socket that cannot be shut is closed already.
-                let _ = conn
-                    .stream
-                    .with(|fd| rustix::net::shutdown(fd, Shutdown::Write));
-            }
+            Phase::Flushing => self.shut(id),
+            Phase::Spliced(to) => conn.phase = Phase::Spliced(to),
             Phase::Leaving(leaving) => self.let_go(id, leaving),
         }
     }
@@ -484,12 +530,14 @@ impl<C: Core> Turn<C> {
         match leaving {
             Leaving::Control(bytes) => {
                 drop(self.conns.remove(id));
-                pass(&self.ports.passed, socket, bytes);
+                pass(&self.ports.passed, socket, bytes, false);
             }
             Leaving::Shard(to, handoff) => {
+                let tls = std::mem::take(&mut conn.front).into_tls();
                 let parcel = Parcel {
                     mail: Mail::Handoff(handoff),
                     socket: Some(socket),
+                    tls,
                 };
                 match self.ports.outbox.send(to, parcel) {
                     Ok(wake) => {
@@ -499,8 +547,9 @@ impl<C: Core> Turn<C> {
                         }
                     }
                     Err(parcel) => {
-                        drop(parcel);
                         self.stats.mailbox_full += 1;
+                        let conn = self.conns.get(id).expect("it was leaving");
+                        conn.front = Front::of_tls(parcel.tls);
                         self.refuse(id);
                     }
                 }
@@ -510,7 +559,14 @@ impl<C: Core> Turn<C> {
 
     fn mail(&mut self, to: ShardId, mail: Mail) {
         let socket = None;
-        match self.ports.outbox.send(to, Parcel { mail, socket }) {
+        match self.ports.outbox.send(
+            to,
+            Parcel {
+                mail,
+                socket,
+                tls: None,
+            },
+        ) {
             Ok(false) => {}
             Ok(true) => self.ports.outbox.wake_of(to).poke(),
             Err(parcel) => {

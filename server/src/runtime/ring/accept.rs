@@ -4,7 +4,7 @@
 use super::Ring;
 use super::conn::Conn;
 use super::uring::{Done, Op, Uring};
-use crate::runtime::{ACCEPT_REST_NS, Core, is_loopback, leaves_files};
+use crate::runtime::{ACCEPT_REST_NS, Core, is_loopback, leaves_files, peer_of};
 use crate::shard::{Event, Instant};
 use io_uring::opcode::{AcceptMulti, AsyncCancel};
 use io_uring::squeue::Flags;
@@ -134,11 +134,15 @@ impl<C: Core> Ring<C> {
             return Ok(());
         }
         // Without a peer the connection was reset already; without a number left 16 million are open.
-        let Ok(Some(peer)) = rustix::net::getpeername(&socket) else {
+        let Some(peer) = peer_of(&socket) else {
+            return Ok(());
+        };
+        let Some(front) = self.ports.front.front_of(peer) else {
+            self.stats.fronts_refused += 1;
             return Ok(());
         };
         let loopback = is_loopback(peer);
-        if let Some(conn) = self.conns.insert(|_| Conn::new(socket)) {
+        if let Some(conn) = self.conns.insert(|_| Conn::through(front, socket)) {
             self.seat.feed(Event::Accepted { conn, loopback });
             self.queue_arm(conn);
         }

@@ -1,5 +1,6 @@
 //! One connection's state.
 
+use crate::runtime::front::Front;
 use crate::runtime::slots::Slots;
 use crate::shard::{ConnId, Handoff, ShardId};
 use std::os::fd::OwnedFd;
@@ -36,6 +37,9 @@ pub(super) enum Phase {
     /// Our side is shut; what the peer sends is thrown away until it closes too. Closing before
     /// would reset the connection and could destroy what the peer has not read yet.
     Lingering,
+    /// The control plane answers it under TLS: what comes from it goes to this connection, which is
+    /// spliced to it in turn. One of the two is the client's, the other an end of a pair.
+    Spliced(ConnId),
     /// To be freed once nothing is under way on it.
     Dead,
 }
@@ -45,6 +49,8 @@ pub(super) enum Phase {
 pub(super) struct Conn {
     pub socket: OwnedFd,
     pub phase: Phase,
+    /// What its bytes go through.
+    pub front: Front,
     pub recv: Recv,
     pub established: bool,
     pub read_on: bool,
@@ -54,10 +60,12 @@ pub(super) struct Conn {
     pub failed: bool,
     /// Queued to have its receive started.
     pub arm_queued: bool,
-    /// Received while reading was off.
+    /// Received while reading was off, or while its handshake has to wait; as it came.
     pub held: Vec<u8>,
-    /// The turn of the last send that did not wait, and the part of the turn's frames it sends.
+    /// The turn of the last send that did not wait, and the part of the turn's frames it sends, or
+    /// of a chunk of the turn's ciphertext.
     pub sent_in_turn: u64,
+    pub sent_chunk: Option<u32>,
     pub sent_start: usize,
     pub sent_len: usize,
     /// What the socket did not take, how much of it went since, and whether a send is under way.
@@ -71,9 +79,14 @@ pub(super) struct Conn {
 
 impl Conn {
     pub fn new(socket: OwnedFd) -> Self {
+        Self::through(Front::Clear, socket)
+    }
+
+    pub fn through(front: Front, socket: OwnedFd) -> Self {
         Self {
             socket,
             phase: Phase::Live,
+            front,
             recv: Recv::Idle,
             established: false,
             read_on: true,
@@ -82,6 +95,7 @@ impl Conn {
             arm_queued: false,
             held: Vec::new(),
             sent_in_turn: 0,
+            sent_chunk: None,
             sent_start: 0,
             sent_len: 0,
             rest: Vec::new(),

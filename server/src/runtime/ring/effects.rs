@@ -5,6 +5,7 @@ use super::conn::{Leaving, Phase, Recv};
 use super::uring::Op;
 use super::{Pending, Ring};
 use crate::mailbox::Parcel;
+use crate::runtime::front::Front;
 use crate::runtime::{CLOSE_NS_MAX, Core, complete_reply};
 use crate::shard::{ConnId, ControlReply, Effect, Instant, Mail, ShardId};
 use io_uring::opcode;
@@ -76,6 +77,17 @@ impl<C: Core> Ring<C> {
         if conn.failed || bytes.is_empty() {
             return Ok(());
         }
+        let (bytes, chunk, start) = match &mut conn.front {
+            Front::Clear => (bytes, None, range.start),
+            Front::Tls(session) => match session.seal(bytes, &mut self.sealed) {
+                Some(piece) => (self.sealed.bytes(piece), Some(piece.chunk), piece.start),
+                None if session.is_ready() => return self.fail(id),
+                // There is no way to tell a client anything yet.
+                None => return Ok(()),
+            },
+            Front::Opening(opening) if opening.is_clear() => (bytes, None, range.start),
+            Front::Opening(_) => return Ok(()),
+        };
         if conn.is_blocked() {
             assert!(conn.farewell.is_empty(), "a blocked connection is closed");
             conn.farewell = bytes.to_vec();
@@ -87,7 +99,8 @@ impl<C: Core> Ring<C> {
         );
         let len = u32::try_from(bytes.len()).expect("a turn's frames are less than 4 GiB");
         conn.sent_in_turn = self.turn;
-        conn.sent_start = range.start;
+        conn.sent_chunk = chunk;
+        conn.sent_start = start;
         conn.sent_len = bytes.len();
         self.stats.bytes_sent += u64::from(len);
         let send = opcode::Send::new(Fd(conn.socket.as_raw_fd()), bytes.as_ptr(), len)
@@ -95,8 +108,8 @@ impl<C: Core> Ring<C> {
             .build()
             .user_data(Op::SendNow.on(id))
             .flags(Flags::SKIP_SUCCESS);
-        // SAFETY: the frames stay as they are until the next `enter` has returned, by which this
-        // send, which does not wait, has ended; so does the socket (`Conn::is_quiet`).
+        // SAFETY: the frames and the chunks stay as they are until the next `enter` has returned, by
+        // which this send, which does not wait, has ended; so does the socket (`Conn::is_quiet`).
         unsafe { self.uring.push(&[send]) }
     }
 
@@ -136,13 +149,22 @@ impl<C: Core> Ring<C> {
         let Some(conn) = self.conns.live(id) else {
             return Ok(());
         };
-        conn.phase = Phase::Leaving(leaving);
-        self.go_on(id)
+        match leaving {
+            Leaving::Control(bytes) if !conn.front.is_clear() => self.splice(id, bytes),
+            leaving => {
+                conn.phase = Phase::Leaving(leaving);
+                self.go_on(id)
+            }
+        }
     }
 
     fn mail(&mut self, to: ShardId, mail: Mail) -> io::Result<()> {
-        let socket = None;
-        match self.ports.outbox.send(to, Parcel { mail, socket }) {
+        let parcel = Parcel {
+            mail,
+            socket: None,
+            tls: None,
+        };
+        match self.ports.outbox.send(to, parcel) {
             Ok(false) => Ok(()),
             Ok(true) => self.wake(to),
             Err(parcel) => {

@@ -9,12 +9,15 @@ mod accept;
 mod buffers;
 mod conn;
 mod effects;
+mod front;
 mod log;
 mod socket;
 mod uring;
 
+use super::front::{Front, HANDSHAKES_PER_TURN, Through};
 use super::log::LogThread;
 use super::slots::Deadlines;
+use super::tls::Sealed;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
 use crate::mailbox::{Incoming, LogEnd, Parcel};
 use crate::shard::{ConnId, Event, Instant, Mail, RuntimeStats, ShardId};
@@ -57,6 +60,10 @@ struct Ring<C> {
     log_uring: Uring,
     buffers: Buffers,
     seat: Seat<C>,
+    /// What went through a connection's front, and the turn's ciphertext.
+    through: Through,
+    sealed: Sealed,
+    handshakes_left: u32,
     ports: Ports,
     conns: Conns,
     acceptor: Acceptor,
@@ -105,6 +112,9 @@ impl<C: Core> Ring<C> {
             log_uring,
             buffers,
             seat: Seat::new(core, ports.heartbeat.clone()),
+            through: Through::default(),
+            sealed: Sealed::default(),
+            handshakes_left: HANDSHAKES_PER_TURN,
             conns: Conns::default(),
             acceptor: Acceptor::new(listeners),
             log: LogWriter::new(ports.log_sync),
@@ -192,6 +202,8 @@ impl<C: Core> Ring<C> {
             }
         }
         self.seat.effects.frames.clear();
+        self.sealed.clear();
+        self.handshakes_left = HANDSHAKES_PER_TURN;
         self.turn += 1;
         for conn in std::mem::take(&mut self.after_sends) {
             self.go_on(conn)?;
@@ -269,7 +281,7 @@ impl<C: Core> Ring<C> {
         self.ports.inbox.take(&mut self.incoming);
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
-                Incoming::Parcel(from, Parcel { mail, socket }) => {
+                Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
                     let handoff = match mail {
                         Mail::Handoff(handoff) => handoff,
                         mail => {
@@ -279,8 +291,10 @@ impl<C: Core> Ring<C> {
                     };
                     let socket = socket.expect("a handoff comes with its socket");
                     // Without a number left the socket is closed: 16 million are open already.
-                    if let Some(conn) = self.conns.insert(|_| Conn::new(socket)) {
+                    let front = Front::of_tls(tls);
+                    if let Some(conn) = self.conns.insert(|_| Conn::through(front, socket)) {
                         self.seat.feed(Event::HandedOff { conn, handoff });
+                        self.take_kept(conn)?;
                         self.queue_arm(conn);
                     }
                 }
@@ -289,6 +303,7 @@ impl<C: Core> Ring<C> {
                     self.seat.feed(Event::LogWritten { job, result });
                 }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
+                Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
             }
         }
         if self.timer.is_some_and(|at| at <= self.seat.now) {

@@ -6,13 +6,15 @@ use super::conn::{Conn, Leaving, Phase, Recv};
 use super::uring::{Done, Op};
 use super::{Pending, Ring};
 use crate::mailbox::Parcel;
+use crate::runtime::front::Front;
+use crate::runtime::tls::Piece;
 use crate::runtime::{Core, pass, progress_bytes};
 use crate::shard::{ConnId, Event, Mail};
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Fd;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 impl<C: Core> Ring<C> {
     /// Has a connection's receive started when the effects have been carried out, if it is still
@@ -29,6 +31,11 @@ impl<C: Core> Ring<C> {
     /// Starts receives that are wanted.
     pub(super) fn arm(&mut self) -> io::Result<()> {
         for id in std::mem::take(&mut self.arm) {
+            let to = match self.conns.get(id).map(|conn| &conn.phase) {
+                Some(Phase::Spliced(to)) => Some(*to),
+                _ => None,
+            };
+            let held_up = to.is_some_and(|to| self.is_held_up(to));
             let Some(conn) = self.conns.get(id) else {
                 continue;
             };
@@ -37,6 +44,7 @@ impl<C: Core> Ring<C> {
                 Phase::Live => conn.read_on && conn.held.is_empty(),
                 // The peer's end is waited for.
                 Phase::Lingering => true,
+                Phase::Spliced(_) => !held_up,
                 Phase::Flushing | Phase::Leaving(_) | Phase::Dead => false,
             };
             if !wanted || conn.ended || conn.recv != Recv::Idle {
@@ -61,6 +69,7 @@ impl<C: Core> Ring<C> {
 
     pub(super) fn on_received(&mut self, done: Done) -> io::Result<()> {
         let id = done.conn;
+        let waits = done.result > 0 && self.handshake_waits(id);
         let conn = self
             .conns
             .get(id)
@@ -74,7 +83,7 @@ impl<C: Core> Ring<C> {
             Some(buffer) => self.buffers.filled(buffer, len),
             None => &mut [],
         };
-        let mut lost = false;
+        let (mut lost, mut taken) = (false, None);
         match &mut conn.phase {
             _ if done.result == 0 => {
                 conn.ended = true;
@@ -89,23 +98,43 @@ impl<C: Core> Ring<C> {
                     lost = true;
                 }
             },
-            Phase::Live if conn.read_on && conn.held.is_empty() => {
+            Phase::Live if conn.read_on && conn.held.is_empty() && !waits => {
                 self.stats.bytes_received += len as u64;
-                self.seat.feed(Event::Received { conn: id, bytes });
+                if conn.front.is_clear() {
+                    self.seat.feed(Event::Received { conn: id, bytes });
+                } else {
+                    let rules = &self.ports.front;
+                    taken = Some(conn.front.receive(bytes, rules, &mut self.through));
+                }
             }
             Phase::Live => {
                 self.stats.bytes_received += len as u64;
                 conn.held.extend_from_slice(bytes);
             }
-            Phase::Leaving(Leaving::Shard(_, handoff)) => handoff.bytes.extend_from_slice(bytes),
+            Phase::Leaving(Leaving::Shard(_, handoff)) => match &mut conn.front {
+                Front::Tls(session) => session.keep(bytes),
+                Front::Clear | Front::Opening(_) => handoff.bytes.extend_from_slice(bytes),
+            },
             Phase::Leaving(Leaving::Control(read)) => read.extend_from_slice(bytes),
+            Phase::Spliced(_) => {
+                let rules = &self.ports.front;
+                taken = Some(conn.front.receive(bytes, rules, &mut self.through));
+            }
             Phase::Flushing | Phase::Lingering | Phase::Dead => {}
         }
         if let Some(buffer) = buffer {
             self.buffers.put_back(buffer);
         }
-        if lost && self.conns.live(id).is_some() {
-            return self.lose(id);
+        if let Some(taken) = taken {
+            self.took(id, taken)?;
+        }
+        if lost {
+            let phase = self.conns.get(id).map(|conn| &conn.phase);
+            match phase {
+                Some(Phase::Live) => return self.lose(id),
+                Some(Phase::Spliced(_)) => return self.end_of_peer(id),
+                _ => {}
+            }
         }
         if !done.more() {
             self.queue_arm(id);
@@ -119,9 +148,18 @@ impl<C: Core> Ring<C> {
             return Ok(());
         };
         let mut held = std::mem::take(&mut conn.held);
-        let ended = conn.ended;
-        for bytes in held.chunks_mut(BUFFER_BYTES) {
-            self.seat.feed(Event::Received { conn: id, bytes });
+        let (ended, clear) = (conn.ended, conn.front.is_clear());
+        if clear {
+            for bytes in held.chunks_mut(BUFFER_BYTES) {
+                self.seat.feed(Event::Received { conn: id, bytes });
+            }
+        } else if self.handshake_waits(id) {
+            self.conns.get(id).expect("still there").held = held;
+            return Ok(());
+        } else if let Some(conn) = self.conns.live(id) {
+            let rules = &self.ports.front;
+            let taken = conn.front.receive(&mut held, rules, &mut self.through);
+            self.took(id, taken)?;
         }
         if ended {
             return self.lose(id);
@@ -149,7 +187,12 @@ impl<C: Core> Ring<C> {
                 return self.fail(id);
             }
         };
-        let unsent = &self.seat.effects.frames[conn.sent_start..][..conn.sent_len][taken..];
+        let (start, len) = (conn.sent_start, conn.sent_len);
+        let sent = match conn.sent_chunk {
+            None => &self.seat.effects.frames[start..][..len],
+            Some(chunk) => self.sealed.bytes(Piece { chunk, start, len }),
+        };
+        let unsent = &sent[taken..];
         if unsent.is_empty() {
             return Ok(());
         }
@@ -168,7 +211,7 @@ impl<C: Core> Ring<C> {
         Ok(())
     }
 
-    fn send_rest(&mut self, id: ConnId) -> io::Result<()> {
+    pub(super) fn send_rest(&mut self, id: ConnId) -> io::Result<()> {
         let conn = self.conns.get(id).expect("it has something left to send");
         // In parts, each of which tells the core that the socket takes bytes.
         let bytes = &conn.rest[conn.rest_sent..];
@@ -226,16 +269,24 @@ impl<C: Core> Ring<C> {
             return Ok(());
         }
         conn.rest = Vec::new();
-        if conn.is_live() {
-            self.seat.feed(Event::Drained { conn: id });
-            return Ok(());
+        match conn.phase {
+            Phase::Live => {
+                self.send_owed(id)?;
+                self.seat.feed(Event::Drained { conn: id });
+                Ok(())
+            }
+            Phase::Spliced(from) => {
+                self.send_owed(id)?;
+                self.queue_arm(from);
+                Ok(())
+            }
+            _ => self.go_on(id),
         }
-        self.go_on(id)
     }
 
     /// A send failed. What the peer sent before may still be in this reap: the loss is reported after
     /// it.
-    fn fail(&mut self, id: ConnId) -> io::Result<()> {
+    pub(super) fn fail(&mut self, id: ConnId) -> io::Result<()> {
         let conn = self.conns.get(id).expect("a send was under way");
         if !conn.failed {
             conn.failed = true;
@@ -250,10 +301,11 @@ impl<C: Core> Ring<C> {
         let Some(conn) = self.conns.get(id) else {
             return Ok(());
         };
-        let live = conn.is_live();
-        conn.phase = Phase::Dead;
-        if live {
-            self.seat.feed(Event::Closed { conn: id });
+        let was = std::mem::replace(&mut conn.phase, Phase::Dead);
+        match was {
+            Phase::Live => self.seat.feed(Event::Closed { conn: id }),
+            Phase::Spliced(to) => self.lose_other(to)?,
+            _ => {}
         }
         self.go_on(id)
     }
@@ -287,10 +339,12 @@ impl<C: Core> Ring<C> {
             return Ok(());
         }
         if matches!(conn.phase, Phase::Flushing) && !conn.is_blocked() {
-            // A socket that cannot be shut is closed already.
-            let _ = rustix::net::shutdown(conn.socket.as_fd(), rustix::net::Shutdown::Write);
             conn.phase = Phase::Lingering;
+            self.shut(id);
         }
+        let Some(conn) = self.conns.get(id) else {
+            return Ok(());
+        };
         if matches!(conn.phase, Phase::Lingering) {
             if !conn.ended {
                 self.queue_arm(id);
@@ -337,19 +391,21 @@ impl<C: Core> Ring<C> {
             return Ok(());
         };
         match leaving {
-            Leaving::Control(bytes) => pass(&self.ports.passed, conn.socket, bytes),
+            Leaving::Control(bytes) => pass(&self.ports.passed, conn.socket, bytes, false),
             Leaving::Shard(to, handoff) => {
                 let parcel = Parcel {
                     mail: Mail::Handoff(handoff),
                     socket: Some(conn.socket),
+                    tls: conn.front.into_tls(),
                 };
                 match self.ports.outbox.send(to, parcel) {
                     Ok(false) => {}
                     Ok(true) => self.wake(to)?,
                     Err(parcel) => {
                         self.stats.mailbox_full += 1;
+                        let front = Front::of_tls(parcel.tls);
                         let socket = parcel.socket.expect("it comes back as it went");
-                        self.conns.put_back(id, Conn::new(socket));
+                        self.conns.put_back(id, Conn::through(front, socket));
                         self.pending.push_back(Pending::Refused(id));
                         self.queue_arm(id);
                     }
