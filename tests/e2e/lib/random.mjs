@@ -1,10 +1,13 @@
 // Seeded randomness: the same seed, the same run.
 import { randomInt } from 'node:crypto'
 
-/** The seed of this run, from COLLABBLOCKS_SEED or fresh; print it in every test that uses it. */
+/**
+ * The seed of this run: 1 unless COLLABBLOCKS_SEED gives another, or `fresh` for one at random.
+ * Print it in every test that uses it.
+ */
 export function runSeed() {
-  const given = process.env.COLLABBLOCKS_SEED
-  return given === undefined ? randomInt(2 ** 32) : Number(given) >>> 0
+  const given = process.env.COLLABBLOCKS_SEED ?? '1'
+  return given === 'fresh' ? randomInt(2 ** 32) : Number(given) >>> 0
 }
 
 /** A small generator (mulberry32) with the draws that tests need. */
