@@ -75,7 +75,7 @@ impl Room {
 }
 
 /// What is known of a room by its name; small, because it is kept for every evicted room.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Known {
     /// Its slot, if it is in memory.
     pub(crate) slot: Option<u32>,
