@@ -149,6 +149,10 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                 )
                 .unwrap();
             }
+            "diff" => {
+                let diff = room.diff(&from_hex(rest), &limits).unwrap();
+                writeln!(answers, "{}", to_hex(&diff)).unwrap();
+            }
             "split" => {
                 let state = room.encode_state().unwrap();
                 let mut other = RoomDoc::new();
