@@ -150,6 +150,12 @@ keys::config! {
         /// Milliseconds for a request's head to arrive, with the PROXY header and the TLS handshake
         /// before it; a slower one is answered 408 if it can be told so, and closed.
         http_head_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
+        /// Milliseconds for an embedder's authenticator to answer; a client that waits longer is
+        /// answered 503. Of no use without one.
+        authenticate_timeout_ms: u64 = 10_000, Bound::Range(10, 600_000);
+        /// Clients for which an embedder's authenticator was asked and has not answered, over all
+        /// cores; a further one is answered 503.
+        authenticating_max: usize = 4096, Bound::Range(1, 1_000_000);
         /// Bytes of a WebSocket message, all its fragments together; a larger one closes its
         /// connection with 1009. Not less than `limits.update_bytes_max` and 1 KiB.
         frame_bytes_max: usize = (32 << 20) + (64 << 10), Bound::Range(2 << 10, 2 << 30);

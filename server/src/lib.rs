@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod dialect;
 pub mod edge;
+pub mod identity;
 pub mod mailbox;
 pub mod preflight;
 pub mod quarantine;

@@ -9,7 +9,7 @@ use crate::runtime::watchdog::WatchdogConfig;
 use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
-    Access, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
+    Admission, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
     ShardId,
 };
 use collabblocks_storage_engine::{EngineConfig, Store};
@@ -211,7 +211,11 @@ impl Maker {
             "shard opened"
         );
         engine.watch(context.heartbeat.clone());
-        Ok(Shard::new(self.shard, engine))
+        let shard = ShardConfig {
+            authenticates: context.authenticates,
+            ..self.shard
+        };
+        Ok(Shard::new(shard, engine))
     }
 }
 
@@ -287,10 +291,11 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
         shards,
         strict: config.durability == config::Durability::Strict,
         quarantine: BTreeSet::new(),
-        access: match config.access {
-            config::Access::Loopback => Access::Loopback(config.allowed_origins.clone()),
-            config::Access::Open => Access::Open(config.allowed_origins.clone()),
+        admission: match config.access {
+            config::Access::Loopback => Admission::Loopback(config.allowed_origins.clone()),
+            config::Access::Open => Admission::Open(config.allowed_origins.clone()),
         },
+        authenticates: false,
         hash_seed: RandomState::new().hash_one(id.0),
         limits: SessionLimits {
             connections_max: limits.connections_max.div_ceil(usize::from(shards)),
@@ -304,6 +309,8 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             },
             http_head_bytes_max: limits.http_head_bytes_max,
             http_head_timeout: ms(limits.http_head_timeout_ms),
+            authenticate_timeout: ms(limits.authenticate_timeout_ms),
+            authenticating_max: limits.authenticating_max.div_ceil(usize::from(shards)),
             frame_bytes_max: limits.frame_bytes_max,
             half_read_bytes_max: limits.half_read_bytes_max,
             room_name_bytes_max: limits.room_name_bytes_max,
@@ -350,6 +357,7 @@ mod tests {
             shard: ShardId(0),
             shards: 1,
             heartbeat: heartbeat.clone(),
+            authenticates: false,
         };
         let mut shard = maker.make(&context).unwrap();
         let mut effects = Effects::default();
@@ -357,8 +365,8 @@ mod tests {
             slot: 0,
             generation: 0,
         };
-        let loopback = true;
-        shard.on_event(Instant(1), Event::Accepted { conn, loopback }, &mut effects);
+        let peer = ([127, 0, 0, 1], 1).into();
+        shard.on_event(Instant(1), Event::Accepted { conn, peer }, &mut effects);
         let bytes = &mut b"GET /the-room HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"[..].to_vec();
         shard.on_event(Instant(1), Event::Received { conn, bytes }, &mut effects);

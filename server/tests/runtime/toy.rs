@@ -3,11 +3,13 @@
 use collabblocks_server::runtime::Core;
 use collabblocks_server::server::ShardContext;
 use collabblocks_server::shard::{
-    ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, ShardId, Stats,
+    Claims, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant,
+    ShardId, Stats,
 };
 use collabblocks_storage_engine::{RoomId, Watch};
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,8 +67,15 @@ struct Conn {
     out: Vec<u8>,
     poured: usize,
     blocked: bool,
-    loopback: bool,
+    peer: SocketAddr,
     unsent: usize,
+}
+
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Whether a peer is on this machine.
+fn is_near(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
 }
 
 /// What a flooded connection is told before it is closed.
@@ -121,7 +130,7 @@ impl Toy {
             out: Vec::new(),
             poured: 0,
             blocked: false,
-            loopback: true,
+            peer: UNKNOWN,
             unsent: 0,
         };
         assert!(
@@ -188,7 +197,8 @@ impl Toy {
             }
             let handoff = Box::new(Handoff {
                 bytes: rest,
-                loopback: state.loopback,
+                peer: state.peer,
+                claims: Claims::default(),
             });
             // Its state is kept: the handoff may be refused.
             effects.list.push(Effect::Handoff { conn, to, handoff });
@@ -198,7 +208,11 @@ impl Toy {
             "echo" => Wish::Echo,
             // Is told whether it is on this machine.
             "who" => {
-                let answer = if state.loopback { b"near" } else { b"far!" };
+                let answer = if is_near(state.peer) {
+                    b"near"
+                } else {
+                    b"far!"
+                };
                 state.out.extend_from_slice(answer);
                 Wish::Echo
             }
@@ -353,19 +367,20 @@ impl Toy {
 impl Core for Toy {
     fn on_event(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
         match event {
-            Event::Accepted { conn, loopback } => {
-                assert!(loopback);
+            Event::Accepted { conn, peer } => {
+                assert!(is_near(peer));
                 Counts::add(&self.counts.accepted, 1);
                 self.add(conn);
+                self.conns.get_mut(&conn).expect("just added").peer = peer;
             }
-            Event::Proxied { conn, loopback } => {
+            Event::Proxied { conn, peer } => {
                 let state = self.conns.get_mut(&conn);
-                state.expect("it was accepted").loopback = loopback;
+                state.expect("it was accepted").peer = peer;
             }
             Event::HandedOff { conn, handoff } => {
                 Counts::add(&self.counts.handed_off, 1);
                 self.add(conn);
-                self.conns.get_mut(&conn).expect("just added").loopback = handoff.loopback;
+                self.conns.get_mut(&conn).expect("just added").peer = handoff.peer;
                 self.on_bytes(now, conn, &handoff.bytes, effects);
             }
             Event::HandoffRefused { conn } => {

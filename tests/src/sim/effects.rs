@@ -99,6 +99,7 @@ impl World {
                 self.nodes[to].mail[shard].push_back(Parcel::Handoff(link, handoff));
                 self.schedule_turn(to);
             }
+            Effect::Authenticate { .. } => panic!("nobody authenticates"),
             Effect::Mail { to, mail } => {
                 let node = &mut self.nodes[shard];
                 assert!(

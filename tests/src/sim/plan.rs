@@ -1,7 +1,7 @@
 //! What a run is like: drawn from its seed, so that many seeds cover many mixtures.
 
 use super::rng::Rng;
-use collabblocks_server::shard::{Access, Pace, SessionLimits, ShardConfig, ShardId};
+use collabblocks_server::shard::{Admission, Pace, SessionLimits, ShardConfig, ShardId};
 use collabblocks_storage_engine::{EngineConfig, Limits};
 use collabblocks_wal::LogConfig;
 use std::ops::Range;
@@ -182,7 +182,8 @@ impl Plan {
             id: ShardId(id),
             shards,
             strict: self.strict,
-            access: Access::Loopback(Vec::new()),
+            admission: Admission::Loopback(Vec::new()),
+            authenticates: false,
             hash_seed: 7,
             quarantine: Default::default(),
             limits: self.limits,

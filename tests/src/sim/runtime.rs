@@ -153,7 +153,7 @@ impl World {
                     shard,
                     Event::Accepted {
                         conn,
-                        loopback: true,
+                        peer: ([127, 0, 0, 1], 4321).into(),
                     },
                 );
                 self.nodes[shard].inbox.push_back(Input::Readable(conn));
