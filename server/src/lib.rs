@@ -14,4 +14,4 @@ mod serve;
 pub mod server;
 pub mod shard;
 
-pub use serve::{ServeError, serve, serve_until};
+pub use serve::{Extensions, ServeError, serve, serve_until, serve_with};

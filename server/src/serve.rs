@@ -3,6 +3,7 @@
 use crate::config::{self, Config};
 use crate::control::{self, Control, Ended, Hosts, PASSED_SOCKETS_MAX, Shards};
 use crate::edge::proxy;
+use crate::identity::Authenticator;
 use crate::preflight::Prepared;
 use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
@@ -64,7 +65,25 @@ pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
 /// clients can connect.
 pub fn serve_until(
     config: Config,
+    prepared: Prepared,
+    stop: watch::Receiver<bool>,
+    on_listening: impl FnOnce(&[std::net::SocketAddr]),
+) -> Result<(), ServeError> {
+    serve_with(config, prepared, Extensions::default(), stop, on_listening)
+}
+
+/// What a program that embeds the server adds to it.
+#[derive(Clone, Default)]
+pub struct Extensions {
+    /// Decides who is let in; without it, all whom `access` and `allowed_origins` let in may write.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+}
+
+/// As [`serve_until`], with what an embedding program adds.
+pub fn serve_with(
+    config: Config,
     mut prepared: Prepared,
+    extensions: Extensions,
     stop: watch::Receiver<bool>,
     on_listening: impl FnOnce(&[std::net::SocketAddr]),
 ) -> Result<(), ServeError> {
@@ -123,7 +142,11 @@ pub fn serve_until(
             Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Shard>
         })
         .collect();
-    let server = Server::builder(disk.clone(), replies_sender, passed_sender)
+    let mut builder = Server::builder(disk.clone(), replies_sender, passed_sender);
+    if let Some(authenticator) = extensions.authenticator {
+        builder = builder.authenticator(authenticator);
+    }
+    let server = builder
         .listen(prepared.listen.iter().copied())
         .cores(prepared.cores.clone())
         .runtime(match config.runtime {
