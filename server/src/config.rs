@@ -50,7 +50,8 @@ keys::config! {
         /// `strict`: peers too wait for the disk.
         durability: Durability = Durability::Ack, Bound::Any;
         /// Who may connect: `loopback` (everyone on this machine, and no other address is
-        /// listened on) or `open` (everyone who reaches the server may read and write all rooms).
+        /// listened on) or `open` (everyone who reaches the server may read and write all rooms, but for those
+        /// whom an embedding program's authenticator does not let in).
         access: Access = Access::Loopback, Bound::Any;
         /// Origins that browsers may connect from besides the server's own, such as
         /// `https://app.example.com`; `*` allows all.

@@ -1,9 +1,11 @@
 // A server with an authenticator of its embedder's: the example in server/examples.
 import assert from 'node:assert/strict'
+import { rm } from 'node:fs/promises'
 import { after, before, describe, test } from 'node:test'
 import WebSocket from 'ws'
+import { authority } from './lib/certificates.mjs'
 import { connect, leave, synced, VERSIONS } from './lib/providers.mjs'
-import { EMBEDDER, OURS_ONLY, startServer } from './lib/server.mjs'
+import { EMBEDDER, freePort, OURS_ONLY, startServer, tempDir } from './lib/server.mjs'
 import { until } from './lib/until.mjs'
 
 describe('identity', { concurrency: false, skip: OURS_ONLY }, () => {
@@ -88,6 +90,24 @@ describe('identity', { concurrency: false, skip: OURS_ONLY }, () => {
       await until('only what was written', () => late.doc.getText('t').toString() === 'theirs, still')
     })
   }
+
+  test('a client certificate is shown to the authenticator', { timeout: 60_000 }, async (t) => {
+    const folder = await tempDir('identity')
+    t.after(() => rm(folder, { recursive: true, force: true }))
+    const ca = await authority(folder)
+    const [served, own] = [await ca.issue('server'), await ca.issue('client')]
+    const args = ['--tls-certificate', served.pem, '--tls-key', served.key, '--tls-client-ca', ca.path]
+    const secured = await startServer({ bin: EMBEDDER, control: await freePort(), args })
+    t.after(() => secured.stop())
+    const WebSocketPolyfill = class extends WebSocket {
+      constructor(url, protocols) {
+        super(url, protocols, { ca: ca.pem, cert: own.pemText, key: own.keyText })
+      }
+    }
+    const client = await connect('v3', `wss://localhost:${secured.port}`, 'room', { provider: { WebSocketPolyfill } })
+    t.after(() => leave(client))
+    await synced(client)
+  })
 
   test('an answer that takes its time is waited for', async (t) => {
     const client = await open(t, 'v3', 'later', 'later')

@@ -182,6 +182,12 @@ impl World {
                     self.schedule_turn(shard);
                 }
             }
+            Input::Authenticated(conn, verdict) => {
+                if self.nodes[shard].live(conn).is_none() {
+                    self.saw("asked and gone");
+                }
+                self.feed(shard, Event::Authenticated { conn, verdict });
+            }
             Input::LogWritten(job, result) => {
                 self.nodes[shard].writing = false;
                 self.feed(shard, Event::LogWritten { job, result });
