@@ -14,7 +14,7 @@ use super::types::{ConnId, Instant, ShardId};
 use crate::dialect::lib0::write_uint;
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::http::Upgrade;
-use collabblocks_storage_engine::RoomId;
+use collabblocks_storage_engine::{RoomId, home_shard};
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 
@@ -166,12 +166,12 @@ impl Shard {
         &mut self,
         now: Instant,
         id: ConnId,
-        home: ShardId,
         mut bytes: Vec<u8>,
         upgrade: &Upgrade,
         claims: Claims,
         effects: &mut Effects,
     ) {
+        let home = ShardId(home_shard(&upgrade.room, self.config.shards));
         let room_id = (self.away).enter(&upgrade.room, home, self.config.hash_seed);
         let room = self.away.room(room_id).expect("just entered");
         let index = room.loading.len();

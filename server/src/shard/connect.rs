@@ -116,7 +116,7 @@ impl Shard {
     ) {
         let home = ShardId(home_shard(&upgrade.room, self.config.shards));
         if home != self.config.id && self.away.is_hot(&upgrade.room) {
-            return self.stay_away(now, id, home, bytes, upgrade, claims, effects);
+            return self.stay_away(now, id, bytes, upgrade, claims, effects);
         }
         if home != self.config.id {
             let peer = self.connection(id).map_or(UNKNOWN_PEER, |c| c.peer);

@@ -4,7 +4,7 @@ use collabblocks_server::runtime::Core;
 use collabblocks_server::server::ShardContext;
 use collabblocks_server::shard::{
     Claims, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant,
-    ShardId, Stats,
+    Request, ShardId, Stats,
 };
 use collabblocks_storage_engine::{RoomId, Watch};
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
@@ -238,6 +238,18 @@ impl Toy {
                 self.context.heartbeat.leaves_room();
                 Wish::Echo
             }
+            // Says who it is, and is not read until that was heard.
+            "ask" => {
+                let request = Box::new(Request {
+                    room: number.to_string(),
+                    peer: state.peer,
+                    certificate: None,
+                    head: Box::default(),
+                });
+                effects.list.push(Effect::Read { conn, on: false });
+                effects.list.push(Effect::Authenticate { conn, request });
+                return;
+            }
             "fatal" => {
                 effects.list.push(Effect::Fatal("asked to".into()));
                 return;
@@ -376,6 +388,14 @@ impl Core for Toy {
             Event::Proxied { conn, peer } => {
                 let state = self.conns.get_mut(&conn);
                 state.expect("it was accepted").peer = peer;
+            }
+            Event::Authenticated { conn, verdict } => {
+                let state = self.conns.get_mut(&conn).expect("it waits");
+                let said: &[u8] = if verdict.is_ok() { b"in" } else { b"no" };
+                state.out.extend_from_slice(said);
+                state.wish = Wish::Echo;
+                effects.list.push(Effect::Read { conn, on: true });
+                effects.list.push(Effect::Established { conn });
             }
             Event::HandedOff { conn, handoff } => {
                 Counts::add(&self.counts.handed_off, 1);
