@@ -115,9 +115,8 @@ impl<'a> Visit<'a> for Join<'a> {
         let mut content = Reader::new(&self.update[read.content_at..read.end]);
         let text = content.string()?;
         let id = read.id;
-        let last = self.runs.iter_mut().rev();
-        let last = last.filter(|run| run.id.client == id.client).next();
-        if let Some(run) = last {
+        let mut runs = self.runs.iter_mut().rev();
+        if let Some(run) = runs.find(|run| run.id.client == id.client) {
             let before = Id {
                 clock: id.clock.wrapping_sub(1),
                 ..id

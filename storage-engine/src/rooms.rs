@@ -7,6 +7,10 @@ use collabblocks_wal::{Lsn, RoomKey};
 use std::collections::{BTreeSet, HashMap};
 
 /// The state of a room in memory.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every room in memory is ready"
+)]
 pub(crate) enum DocState {
     /// A job reads it from disk.
     Loading,

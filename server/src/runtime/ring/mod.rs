@@ -22,7 +22,9 @@ use super::slots::Deadlines;
 use super::tls::Sealed;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
 use crate::mailbox::{Incoming, LogEnd, Parcel};
-use crate::shard::{ConnId, ControlReply, Event, Instant, Mail, RuntimeStats, ShardId};
+use crate::shard::{
+    Authenticated, ConnId, ControlReply, Event, Instant, Mail, RuntimeStats, ShardId,
+};
 use accept::Acceptor;
 use buffers::Buffers;
 use collabblocks_wal::WriteJob;
@@ -286,6 +288,9 @@ impl<C: Core> Ring<C> {
                 Incoming::Job(done) => self.seat.feed(Event::JobDone(done)),
                 Incoming::Log(LogEnd { job, result }) => {
                     self.log_ended(Writer::Thread, (job, result))?;
+                }
+                Incoming::Authenticated(Authenticated { conn, verdict }) => {
+                    self.seat.feed(Event::Authenticated { conn, verdict });
                 }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
                 Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
