@@ -93,6 +93,8 @@ struct Ring<C> {
     closing: Deadlines,
     done: Vec<Done>,
     incoming: VecDeque<Incoming>,
+    /// There may be something in the inbox.
+    called: bool,
     pending: VecDeque<Pending>,
     /// Connections whose receive is to be started when the effects have been carried out.
     arm: Vec<ConnId>,
@@ -139,6 +141,7 @@ impl<C: Core> Ring<C> {
             closing: Deadlines::default(),
             done: Vec::new(),
             incoming: VecDeque::new(),
+            called: false,
             pending: VecDeque::new(),
             arm: Vec::new(),
             after_sends: Vec::new(),
@@ -164,7 +167,7 @@ impl<C: Core> Ring<C> {
                 // Close frames of the last turn are out.
                 return Ok(());
             }
-            self.ports.wake.awoke();
+            self.called |= self.ports.wake.awoke();
             self.seat.now = clock();
             self.ports.heartbeat.beat();
             self.stats.turns += 1;
@@ -180,8 +183,7 @@ impl<C: Core> Ring<C> {
         if !self.pending.is_empty() || !self.after_sends.is_empty() || self.uring.has_reaped() {
             return None;
         }
-        self.ports.wake.falls_asleep();
-        if self.ports.inbox.take(&mut self.incoming) {
+        if self.called || !self.ports.wake.falls_asleep() {
             return None;
         }
         let now = self.seat.now.0;
@@ -263,7 +265,9 @@ impl<C: Core> Ring<C> {
                 Pending::Written(written) => self.log_ended(Writer::Ring, written)?,
             }
         }
-        self.ports.inbox.take(&mut self.incoming);
+        if self.called {
+            self.called = self.ports.inbox.take(&mut self.incoming);
+        }
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
                 Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
