@@ -6,6 +6,7 @@
 //! those that failed or were short post a completion, which is looked at before anything else.
 
 mod accept;
+mod aio;
 mod buffers;
 mod commits;
 mod conn;
@@ -61,7 +62,8 @@ enum Pending {
 struct Ring<C> {
     uring: Uring,
     /// Nobody waits on this one: what ends on it is noticed with whatever wakes the core. Under load
-    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log.
+    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log. Only
+    /// for batches that [`aio`] does not take.
     log_uring: Uring,
     buffers: Buffers,
     seat: Seat<C>,
@@ -210,6 +212,7 @@ impl<C: Core> Ring<C> {
     fn take_completions(&mut self) -> io::Result<()> {
         let mut done = std::mem::take(&mut self.done);
         self.uring.take_reaped(&mut done);
+        self.conns.warm(done.iter().map(|entry| entry.conn));
         // What the sockets did not take lies in the frames: saved first.
         for entry in &done {
             if entry.op == Op::SendNow {
@@ -310,6 +313,7 @@ impl<C> Drop for Ring<C> {
     fn drop(&mut self) {
         self.uring.quiesce();
         self.log_uring.quiesce();
+        self.log.quiesce();
         if let Err(error) = self.buffers.unregister(&self.uring.submitter()) {
             tracing::error!(%error, "the receive buffers could not be taken back");
         }
