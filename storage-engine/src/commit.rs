@@ -100,10 +100,10 @@ impl Engine {
         } else if self.commit.closing == Closing::No
             && self.log.pending_bytes() < self.config.commit_bytes
         {
-            // Where company is to be expected a commit waits for it: after three quarters of the delay
-            // it goes along with whatever wakes the core, at the latest by a timer.
+            // Where company is to be expected a commit waits for it: after half the delay it goes
+            // along with whatever wakes the core, at the latest by a timer.
             let since = *self.commit.pending_since.get_or_insert(now);
-            if lazy && now < since.saturating_add(delay / 4 * 3) {
+            if lazy && now < since.saturating_add(delay / 2) {
                 next.at(since.saturating_add(delay));
                 return;
             }
@@ -255,10 +255,10 @@ mod tests {
             now += 100 * US;
         }
         rig.edit(now);
-        let (began, next) = rig.poll(now + 1_499 * US);
-        assert_eq!(began, None, "before three quarters of the delay it waits");
+        let (began, next) = rig.poll(now + 999 * US);
+        assert_eq!(began, None, "before half the delay it waits");
         assert!(next.is_some_and(|at| at <= now + 2_000 * US), "{next:?}");
-        assert_eq!(rig.poll(now + 1_500 * US).0, Some(true));
+        assert_eq!(rig.poll(now + 1_000 * US).0, Some(true));
         // After a pause the first edit does not wait.
         now += 60_000 * US;
         rig.edit(now);
