@@ -52,6 +52,8 @@ pub(super) struct Turn<C> {
     armed: Option<(Instant, Task<()>)>,
     pub(super) closing: Deadlines,
     incoming: VecDeque<Incoming>,
+    /// There may be something in the inbox.
+    called: bool,
     pub(super) pending: VecDeque<Pending>,
     /// Connections whose readers go on when the effects have been carried out.
     pub(super) go: Vec<ConnId>,
@@ -86,6 +88,7 @@ impl<C: Core> Turn<C> {
             armed: None,
             closing: Deadlines::default(),
             incoming: VecDeque::new(),
+            called: false,
             pending: VecDeque::new(),
             go: Vec::new(),
             asked,
@@ -134,9 +137,9 @@ impl<C: Core> Turn<C> {
                 self.waker_set = true;
                 self.ports.wake.set_waker(Some(context.waker().clone()));
             }
-            self.ports.wake.falls_asleep();
             let busy = filled.as_mut().poll(context).is_ready()
-                | self.ports.inbox.take(&mut self.incoming)
+                | self.called
+                | !self.ports.wake.falls_asleep()
                 | !self.pending.is_empty()
                 | !self.queue.is_empty();
             if busy {
@@ -145,7 +148,7 @@ impl<C: Core> Turn<C> {
             Poll::Pending
         })
         .await;
-        self.ports.wake.awoke();
+        self.called |= self.ports.wake.awoke();
         self.asked.store(false, Ordering::Relaxed);
     }
 
@@ -219,7 +222,9 @@ impl<C: Core> Turn<C> {
     }
 
     fn take_others(&mut self) {
-        self.ports.inbox.take(&mut self.incoming);
+        if self.called {
+            self.called = self.ports.inbox.take(&mut self.incoming);
+        }
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
                 Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
