@@ -43,10 +43,15 @@ struct Server {
 
 impl Server {
     fn start(data: &Path) -> Server {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, more: &[&str]) -> Server {
         let mut command = collabblocks();
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(SMALL);
+            .args(SMALL)
+            .args(more);
         command.arg("--data").arg(data).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
@@ -113,6 +118,88 @@ fn a_server_is_started_asked_and_stopped() {
             && verdict.contains("closed in order\nshard 0: 0 rooms, 0 with a snapshot"),
         "{verdict}"
     );
+}
+
+/// A certificate for `name`, its key, and the root that signed it, as files in `dir`.
+struct Files {
+    pem: String,
+    key: String,
+    root: String,
+}
+
+fn certificate(dir: &Path, name: &str) -> Files {
+    let mut root = rcgen::CertificateParams::new([]).unwrap();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let of = format!("root of {name}");
+    root.distinguished_name.push(rcgen::DnType::CommonName, of);
+    let root_key = rcgen::KeyPair::generate().unwrap();
+    let root = rcgen::CertifiedIssuer::self_signed(root, root_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let own = own.signed_by(&key, &root).unwrap();
+    let write = |end: &str, text: String| {
+        let path = dir.join(format!("{name}.{end}"));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    Files {
+        pem: write("pem", own.pem()),
+        key: write("key", key.serialize_pem()),
+        root: write("root", root.pem()),
+    }
+}
+
+#[test]
+fn health_asks_over_tls_and_trusts_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    // No name in it is the address that is asked.
+    let own = certificate(dir.path(), "app.example");
+    let other = certificate(dir.path(), "other.example");
+    let tls = ["--tls-certificate", &own.pem, "--tls-key", &own.key];
+    let server = Server::start_with(&dir.path().join("data"), &tls);
+    let health = |more: &[&str]| {
+        let mut command = collabblocks();
+        command.args(["health", "--listen", &server.address]);
+        let output = command.args(more).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, errors) = health(&tls);
+    assert_eq!(code, Some(0), "{errors}");
+    let (code, errors) = health(&[&tls[..], &["--ca-file", &own.root]].concat());
+    assert_eq!(code, Some(0), "{errors}");
+
+    let (code, errors) = health(&["--tls-certificate", &other.pem, "--tls-key", &other.key]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("shows another certificate"), "{errors}");
+    let (code, errors) = health(&[&tls[..], &["--ca-file", &other.root]].concat());
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("UnknownIssuer"), "{errors}");
+    let (code, errors) = health(&[]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("this port speaks TLS"), "{errors}");
+    assert_eq!(server.stop(), Some(0));
+
+    // The other way round: TLS to a server that speaks none.
+    let server = Server::start(&dir.path().join("clear"));
+    let output = collabblocks()
+        .args(["health", "--listen", &server.address])
+        .args(tls)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("speaks no TLS"), "{errors}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let output = collabblocks()
+        .args(["health", "--timeout-ms", "100", "--listen", &address])
+        .args(tls)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("timed out"), "{errors}");
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]
