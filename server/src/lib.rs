@@ -12,5 +12,6 @@ pub mod runtime;
 mod serve;
 pub mod server;
 pub mod shard;
+pub mod validity;
 
 pub use serve::{ServeError, serve, serve_until};

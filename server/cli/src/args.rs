@@ -60,7 +60,8 @@ fn check() -> Command {
         .about("Checks what this machine is set to, and says what would be better; changes nothing")
         .arg(json())
         .after_help("Exits 1 if a check failed; what could be better is no failure.");
-    with_config(command).arg(key_arg(key("data"), Show::Yes))
+    let names = ["data", "tls.certificate", "tls.key"];
+    with_config(command).args(names.map(|name| key_arg(key(name), Show::Yes)))
 }
 
 fn health() -> Command {

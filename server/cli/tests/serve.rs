@@ -70,6 +70,16 @@ impl Server {
         server
     }
 
+    /// Reads the log up to such a line.
+    fn logs_until(&mut self, wanted: impl Fn(&str) -> bool) {
+        let mut line = String::new();
+        while !wanted(&line) {
+            line.clear();
+            let read = self.log.read_line(&mut line).unwrap();
+            assert!(read > 0, "the server ended");
+        }
+    }
+
     fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         let kill = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
@@ -128,6 +138,11 @@ struct Files {
 }
 
 fn certificate(dir: &Path, name: &str) -> Files {
+    certificate_until(dir, name, 4000)
+}
+
+/// One that expires with the beginning of a year.
+fn certificate_until(dir: &Path, name: &str, year: i32) -> Files {
     let mut root = rcgen::CertificateParams::new([]).unwrap();
     root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let of = format!("root of {name}");
@@ -135,7 +150,8 @@ fn certificate(dir: &Path, name: &str) -> Files {
     let root_key = rcgen::KeyPair::generate().unwrap();
     let root = rcgen::CertifiedIssuer::self_signed(root, root_key).unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
-    let own = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut own = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    own.not_after = rcgen::date_time_ymd(year, 1, 1);
     let own = own.signed_by(&key, &root).unwrap();
     let write = |end: &str, text: String| {
         let path = dir.join(format!("{name}.{end}"));
@@ -199,6 +215,48 @@ fn health_asks_over_tls_and_trusts_nobody_else() {
         .unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("timed out"), "{errors}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn an_expired_certificate_is_told_and_stops_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = certificate_until(dir.path(), "old.example", 2020);
+    let new = certificate_until(dir.path(), "new.example", 3000);
+    let tls = ["--tls-certificate", &old.pem, "--tls-key", &old.key];
+    let data = dir.path().join("data");
+    let check = || {
+        let mut command = collabblocks();
+        command.args(["check", "--json", "--data"]).arg(&data);
+        let output = command.args(tls).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = report["checks"].as_array().unwrap().iter();
+        let found = found.clone().find(|check| check["id"] == "certificate");
+        let found = found.unwrap();
+        (found["status"].clone(), found["current"].clone())
+    };
+    let expired = ("fail".into(), "expired at 2020-01-01T00:00:00Z".into());
+    assert_eq!(check(), expired);
+    let mut server = Server::start_with(&data, &tls);
+    let health = |more: &[&str]| {
+        let mut command = collabblocks();
+        command.args(["health", "--listen", &server.address]);
+        command.args(tls).args(more).output().unwrap()
+    };
+    assert_eq!(health(&[]).status.code(), Some(0));
+    let output = health(&["--ca-file", &old.root]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("expired"), "{errors}");
+    server.logs_until(|line| line.contains("expired at 2020-01-01T00:00:00Z"));
+
+    // Half of a renewal is no renewal; the whole of it is.
+    std::fs::copy(&new.key, &old.key).unwrap();
+    server.logs_until(|line| line.contains("cannot be used"));
+    std::fs::copy(&new.pem, &old.pem).unwrap();
+    server.logs_until(|line| line.contains("the new one"));
+    let good = ("ok".into(), "expires at 3000-01-01T00:00:00Z".into());
+    assert_eq!(check(), good);
     assert_eq!(server.stop(), Some(0));
 }
 
