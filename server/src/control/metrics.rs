@@ -181,6 +181,11 @@ const GAUGES: &[(&str, &str, Read)] = &[
         |s| s.hot_rooms as f64,
     ),
     (
+        "authenticating",
+        "Clients that wait for the authenticator's answer now",
+        |s| s.authenticating as f64,
+    ),
+    (
         "away_sessions",
         "Sessions whose room is on another core now",
         |s| s.away_sessions as f64,

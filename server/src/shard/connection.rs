@@ -1,10 +1,12 @@
 //! A connection on a shard: from the first byte of its request head to its last frame.
 
+use super::identity::{Access, Asked, Claims};
 use super::pace::Late;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use crate::edge::websocket::Decoder;
 use collabblocks_storage_engine::RoomId;
+use core::net::SocketAddr;
 use std::time::Duration;
 
 /// How far a connection has come.
@@ -12,6 +14,8 @@ use std::time::Duration;
 pub enum Stage {
     /// Its request head is being read: all bytes so far.
     Head(Vec<u8>),
+    /// It is being found out who it is. It is not read meanwhile.
+    Authenticating(Box<Asked>),
     /// It is a session of a room.
     Session(Box<Session>),
     /// It will be closed at the end of the turn; what it sends is ignored.
@@ -32,8 +36,8 @@ pub struct Connection {
     pub touched: bool,
     /// A ping is unanswered.
     pub pinged: bool,
-    /// The peer's address is loopback.
-    pub loopback: bool,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
     /// Bytes the runtime holds back.
     pub unsent_bytes: usize,
     /// When any data was sent last.
@@ -61,8 +65,10 @@ pub struct Session {
     pub index: usize,
     /// Since when it is attached.
     pub since: Instant,
-    /// Its updates are dropped.
-    pub read_only: bool,
+    /// Who it is and what it may do.
+    pub claims: Claims,
+    /// It was told that it may not write.
+    pub told_read_only: bool,
     /// It was asked for what the room lacks and has not answered.
     pub asked: bool,
     /// Gaps that came after an answer.
@@ -170,13 +176,13 @@ impl Behind {
 
 impl Connection {
     /// A connection whose request head is awaited.
-    pub fn new(id: ConnId, loopback: bool, now: Instant) -> Self {
+    pub fn new(id: ConnId, peer: SocketAddr, now: Instant) -> Self {
         Self {
             generation: id.generation,
             blocked_since: None,
             touched: false,
             pinged: false,
-            loopback,
+            peer,
             unsent_bytes: 0,
             last_sent: now,
             last_received: now,
@@ -236,13 +242,14 @@ impl Connection {
 
 impl Session {
     /// A session whose room is not live for it yet; `index` is its place among those that wait.
-    pub fn new(room: RoomId, index: usize, read_only: bool, now: Instant) -> Self {
+    pub fn new(room: RoomId, index: usize, claims: Claims, now: Instant) -> Self {
         Self {
             room,
             loading: Some(LoadQueue::default()),
             index,
             since: now,
-            read_only,
+            claims,
+            told_read_only: false,
             asked: false,
             gap_repeats: 0,
             wrote: false,
@@ -270,6 +277,11 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// Whether its updates are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.claims.access == Access::ReadOnly
     }
 
     /// Whether nothing large is on its way to it.

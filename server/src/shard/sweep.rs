@@ -53,6 +53,8 @@ impl Sweep {
 enum Due {
     Nothing,
     HeadTimeout,
+    AuthenticateTimeout,
+    Expired,
     LoadTimeout,
     SlowReader,
     Dead,
@@ -97,6 +99,16 @@ impl Shard {
         match due(connection, now, &limits, contended) {
             Due::Nothing => {}
             Due::HeadTimeout => self.refuse(id, 408, "no whole request head arrived in time"),
+            Due::AuthenticateTimeout => self.refuse(
+                id,
+                503,
+                "it could not be found out in time who you are; try later",
+            ),
+            Due::Expired => {
+                self.count_refused("expired");
+                let reason = "the access has expired; get a new token and connect again";
+                self.close(now, id, 4401, reason, true);
+            }
             Due::LoadTimeout => {
                 self.count_refused("load_timeout");
                 self.close(
@@ -140,6 +152,11 @@ fn due(
         // Bytes that trickle in do not extend the time: `last_sent` is when it was accepted.
         Stage::Head(_) if over(connection.last_sent, limits.http_head_timeout) => Due::HeadTimeout,
         Stage::Head(_) => Due::Nothing,
+        Stage::Authenticating(asked) if over(asked.since, limits.authenticate_timeout) => {
+            Due::AuthenticateTimeout
+        }
+        Stage::Authenticating(_) => Due::Nothing,
+        Stage::Session(session) if session.claims.have_expired(now) => Due::Expired,
         Stage::Session(session)
             if session.loading.is_some() && over(session.since, limits.load_timeout) =>
         {
