@@ -13,9 +13,9 @@ const asked = {
   insert(text) {
     client.doc.getText('t').insert(0, text)
   },
-  /** Ends the connection at this end; whether the other end hears of it is the link's matter. */
-  terminate() {
-    client.provider.ws.terminate()
+  /** Ends the connection at this end with a RST, which is sent but once. */
+  reset() {
+    client.provider.ws._socket.resetAndDestroy()
   },
   look() {
     const names = [...client.awareness.getStates().values()].map((state) => state.user?.name)
