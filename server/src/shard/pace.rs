@@ -44,6 +44,9 @@ impl Pace {
             self.presence_sessions
         };
         let over = sessions.saturating_sub(from);
+        if over == 0 {
+            return Duration::ZERO;
+        }
         let span = self.full_sessions.saturating_sub(from).max(1);
         let nanos = self.interval_max.as_nanos() * over.min(span) as u128 / span as u128;
         Duration::from_nanos(nanos as u64)
@@ -76,26 +79,14 @@ impl Paced {
         session.into_iter().chain(room).min()
     }
 
-    /// A room's frames wait until then.
-    pub fn delay_room(&mut self, at: Instant, room: RoomId) {
-        self.rooms.push((at, room));
-    }
-}
-
-impl Room {
-    /// Until when what it has to tell waits, if it is not told now.
-    pub fn waits_until(&mut self, now: Instant, limits: &SessionLimits) -> Option<Instant> {
-        let documents = !self.turn.bytes.is_empty();
-        if is_away(self.id) || !(documents || self.presence.has_changes()) {
-            return None;
+    /// What a room has to tell waits until then, if it has anything to.
+    pub fn room_waits(&mut self, room: &mut Room, at: Option<Instant>) {
+        if let Some(at) = at
+            && room.paced.is_none_or(|paced| at < paced)
+        {
+            room.paced = Some(at);
+            self.rooms.push((at, room.id));
         }
-        let interval = limits.pace.interval(self.len(), documents);
-        let at = self.flushed_at.after(interval);
-        if now < at && self.turn.bytes.len() <= limits.queue_soft_bytes {
-            return Some(at);
-        }
-        self.flushed_at = now;
-        None
     }
 }
 
@@ -198,10 +189,13 @@ impl Shard {
             if at > now {
                 return true;
             }
-            if let Some(room) = self.rooms[id.slot as usize].as_mut()
-                && room.id == id
-            {
-                room.paced = false;
+            let room = if is_away(id) {
+                self.away.room(id)
+            } else {
+                self.rooms[id.slot as usize].as_deref_mut()
+            };
+            if let Some(room) = room.filter(|room| room.id == id) {
+                room.paced = None;
                 self.touch_room(id);
             }
             false
