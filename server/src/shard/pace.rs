@@ -29,8 +29,8 @@ impl Default for Pace {
         Self {
             presence_sessions: 200,
             document_sessions: 1_000,
-            full_sessions: 10_000,
-            interval_max: Duration::from_millis(25),
+            full_sessions: 2_000,
+            interval_max: Duration::from_millis(30),
         }
     }
 }
@@ -215,9 +215,9 @@ mod tests {
         let ms = |sessions, documents| pace.interval(sessions, documents).as_secs_f64() * 1e3;
         assert_eq!((ms(200, false), ms(1_000, true)), (0.0, 0.0));
         assert!(ms(201, false) > 0.0 && ms(1_001, true) > 0.0);
-        assert!((ms(5_100, false) - 12.5).abs() < 0.01);
-        assert_eq!((ms(10_000, false), ms(10_000, true)), (25.0, 25.0));
-        assert_eq!(ms(1_000_000, true), 25.0);
+        assert!((ms(1_100, false) - 15.0).abs() < 0.01);
+        assert_eq!((ms(2_000, false), ms(2_000, true)), (30.0, 30.0));
+        assert_eq!(ms(1_000_000, true), 30.0);
         let off = Pace {
             interval_max: Duration::ZERO,
             ..pace

@@ -139,7 +139,8 @@ impl Room {
 
     /// When there is something to be told next: to a group, or to other cores. `None` if all are told
     /// all.
-    fn due(&self, spread: &Spread, limits: &SessionLimits) -> Option<Instant> {
+    fn due(&self, limits: &SessionLimits) -> Option<Instant> {
+        let spread = self.spread.as_ref()?;
         let (documents, presence) = (!self.turn.bytes.is_empty(), self.presence.has_changes());
         let interval = |documents| limits.pace.interval(self.size(), documents);
         let mut due = None;
@@ -152,7 +153,7 @@ impl Room {
             }
         }
         for (index, group) in spread.groups.iter().enumerate() {
-            if let Some(then) = self.due_of(spread, index, group, limits) {
+            if let Some(then) = self.due_of(index, group, limits) {
                 at(then);
             }
         }
@@ -161,11 +162,11 @@ impl Room {
 
     fn due_of(
         &self,
-        spread: &Spread,
         index: usize,
         group: &Group,
         limits: &SessionLimits,
     ) -> Option<Instant> {
+        let spread = self.spread.as_ref()?;
         let documents = group.told < self.stream_offset;
         if group.sessions.is_empty() || !(documents || group.presence < self.presence.told()) {
             return None;
@@ -213,34 +214,31 @@ impl Shard {
             self.rooms[room_id.slot as usize].as_deref_mut()
         };
         let room = room.expect("looked at before");
-        let mut spread = room.spread.take().expect("looked at before");
         room.dirty = false;
-        let at = room.due(&spread, &limits);
+        let at = room.due(&limits);
         if !jumped && at.is_none_or(|at| at > now) {
-            self.paced.room_waits(room, at);
-            room.spread = Some(spread);
-            return;
+            return self.paced.room_waits(room, at);
         }
         self.scratch.clear();
         if room.presence.has_changes() {
             room.presence.take_changes(&mut self.scratch);
         }
         tell_cores(room, &self.scratch, &self.guests, &mut self.post);
-        room.spread = Some(spread);
         room.end_turn(limits.queue_soft_bytes);
         room.flushed_at = now;
-        spread = room.spread.take().expect("put there above");
 
+        let spread = room.spread.as_ref().expect("looked at before");
         let mut due: Vec<(Instant, usize)> = spread
             .groups
             .iter()
             .enumerate()
             .filter_map(|(index, group)| {
-                let at = room.due_of(&spread, index, group, &limits)?;
+                let at = room.due_of(index, group, &limits)?;
                 (at <= now || jumped).then_some((at, index))
             })
             .collect();
         due.sort_unstable();
+        let mut spread = room.spread.take().expect("looked at above");
         let mut frames: Option<((u64, u64), Range<usize>, usize)> = None;
         for (at, index) in due {
             let must = jumped || at == Instant(0);
@@ -345,8 +343,8 @@ impl Shard {
         let room = room.expect("looked at before");
         let told = spread.trim(room.stream_offset, room.presence.told());
         room.presence.forget_changes(told);
-        let at = room.due(&spread, &limits);
         room.spread = Some(spread);
+        let at = room.due(&limits);
         self.paced.room_waits(room, at);
         if !is_away(room_id) {
             self.mark(room_id);
