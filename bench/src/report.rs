@@ -165,7 +165,8 @@ impl Report {
             delivered_edits_per_s: per_s(last.delivered, first.delivered) * all_per_read,
             echoed_edits_per_s: per_s(last.echoed, first.echoed),
             undelivered_edits: outcome.undelivered,
-            undelivered_share: ratio(outcome.undelivered as f64, outcome.owed as f64).unwrap_or(0.0),
+            undelivered_share: ratio(outcome.undelivered as f64, outcome.owed as f64)
+                .unwrap_or(0.0),
             repeated_edits: outcome.at_end.repeated,
             skipped_edits: outcome.at_end.skipped,
             foreign_edits: outcome.at_end.foreign,
@@ -356,7 +357,11 @@ impl Report {
                     name,
                     format!(
                         "p50 {:.0}  p95 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
-                        latency.us_p50, latency.us_p95, latency.us_p99, latency.us_p999, latency.us_max
+                        latency.us_p50,
+                        latency.us_p95,
+                        latency.us_p99,
+                        latency.us_p999,
+                        latency.us_max
                     ),
                 );
             }

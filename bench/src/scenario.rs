@@ -325,8 +325,7 @@ impl Scenario {
         connection < self.writers_per_room
             || self.sampled == clients
             || (connection < clients
-                && connection * self.sampled / clients
-                    != (connection + 1) * self.sampled / clients)
+                && connection * self.sampled / clients != (connection + 1) * self.sampled / clients)
     }
 
     /// Clients whose frames are read.

@@ -96,7 +96,9 @@ fn every_state_of_a_moving_cursor_is_shown_or_followed_by_one_that_is() {
         assert_eq!(outcome.thrown_bytes_in_window > 0, readers < 20);
         let shown = outcome.presence.unwrap();
         // 1.2 s of 15 cursors at 20 states/s; who moves a cursor is not shown it.
-        let read_movers = (0..15).filter(|index| *index < 10 || index % 5 == 4).count() as u64;
+        let read_movers = (0..15)
+            .filter(|index| *index < 10 || index % 5 == 4)
+            .count() as u64;
         let movers = if readers == 20 { 15 } else { read_movers };
         assert_eq!(shown.owed, 24 * (15 * readers as u64 - movers));
         assert_eq!((shown.never, shown.odd), (0, 0));

@@ -177,7 +177,8 @@ impl Generator<'_> {
     fn stop_reading(&mut self) -> Result<()> {
         let scenario = self.scenario;
         // What is encrypted has to be read.
-        if self.target.tls.is_some() || scenario.sampled == scenario.rooms * scenario.clients_per_room
+        if self.target.tls.is_some()
+            || scenario.sampled == scenario.rooms * scenario.clients_per_room
         {
             return Ok(());
         }

@@ -282,7 +282,10 @@ impl Shard {
 
 /// Moves a connection's own frames into the turn's, and what its large answer was granted. Also: how
 /// many bytes of it are control frames.
-pub(super) fn own_range(connection: &mut Connection, effects: &mut Effects) -> (Range<usize>, usize) {
+pub(super) fn own_range(
+    connection: &mut Connection,
+    effects: &mut Effects,
+) -> (Range<usize>, usize) {
     let start = effects.frames.len();
     let mut control = 0;
     let mut stream = match &mut connection.stage {

@@ -160,12 +160,7 @@ impl Room {
         due
     }
 
-    fn due_of(
-        &self,
-        index: usize,
-        group: &Group,
-        limits: &SessionLimits,
-    ) -> Option<Instant> {
+    fn due_of(&self, index: usize, group: &Group, limits: &SessionLimits) -> Option<Instant> {
         let spread = self.spread.as_ref()?;
         let documents = group.told < self.stream_offset;
         if group.sessions.is_empty() || !(documents || group.presence < self.presence.told()) {
@@ -258,7 +253,10 @@ impl Shard {
                     effects.frames.extend_from_slice(kept);
                     let documents = effects.frames.len();
                     self.scratch.clear();
-                    if room.presence.changes_since(group.presence, &mut self.scratch) {
+                    if room
+                        .presence
+                        .changes_since(group.presence, &mut self.scratch)
+                    {
                         y_websocket::presence(&self.scratch, &mut effects.frames);
                     }
                     let all = start..effects.frames.len();
