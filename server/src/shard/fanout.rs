@@ -313,6 +313,7 @@ pub(super) fn own_range(
 }
 
 /// `control` bytes of the range are control frames.
+#[inline]
 pub(super) fn send(
     connection: &mut Connection,
     id: ConnId,

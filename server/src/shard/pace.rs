@@ -48,7 +48,10 @@ impl Pace {
             return Duration::ZERO;
         }
         let span = self.full_sessions.saturating_sub(from).max(1);
-        let nanos = self.interval_max.as_nanos() * over.min(span) as u128 / span as u128;
+        if over >= span {
+            return self.interval_max;
+        }
+        let nanos = self.interval_max.as_nanos() * over as u128 / span as u128;
         Duration::from_nanos(nanos as u64)
     }
 }

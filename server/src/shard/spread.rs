@@ -142,25 +142,38 @@ impl Room {
     fn due(&self, limits: &SessionLimits) -> Option<Instant> {
         let spread = self.spread.as_ref()?;
         let (documents, presence) = (!self.turn.bytes.is_empty(), self.presence.has_changes());
-        let interval = |documents| limits.pace.interval(self.size(), documents);
+        let intervals = self.intervals(limits);
         let mut due = None;
         let mut at = |at: Instant| due = Some(due.map_or(at, |due: Instant| due.min(at)));
         if documents || presence {
             if is_away(self.id) || self.turn.bytes.len() > limits.queue_soft_bytes {
                 at(Instant(0));
             } else {
-                at(self.flushed_at.after(interval(documents) / GROUPS as u32));
+                let interval = intervals[usize::from(documents)];
+                at(self.flushed_at.after(interval / GROUPS as u32));
             }
         }
         for (index, group) in spread.groups.iter().enumerate() {
-            if let Some(then) = self.due_of(index, group, limits) {
+            if let Some(then) = self.due_of(index, group, intervals, limits) {
                 at(then);
             }
         }
         due
     }
 
-    fn due_of(&self, index: usize, group: &Group, limits: &SessionLimits) -> Option<Instant> {
+    /// Between two deliveries of presence alone, and of updates.
+    fn intervals(&self, limits: &SessionLimits) -> [Duration; 2] {
+        let size = self.size();
+        [false, true].map(|documents| limits.pace.interval(size, documents))
+    }
+
+    fn due_of(
+        &self,
+        index: usize,
+        group: &Group,
+        intervals: [Duration; 2],
+        limits: &SessionLimits,
+    ) -> Option<Instant> {
         let spread = self.spread.as_ref()?;
         let documents = group.told < self.stream_offset;
         if group.sessions.is_empty() || !(documents || group.presence < self.presence.told()) {
@@ -169,8 +182,7 @@ impl Room {
         if spread.window.len() > limits.queue_soft_bytes {
             return Some(Instant(0));
         }
-        let interval = limits.pace.interval(self.size(), documents);
-        Some(moment(index, group.at, interval))
+        Some(moment(index, group.at, intervals[usize::from(documents)]))
     }
 
     /// Sessions on all cores, as far as they are known here.
@@ -222,13 +234,14 @@ impl Shard {
         room.end_turn(limits.queue_soft_bytes);
         room.flushed_at = now;
 
+        let intervals = room.intervals(&limits);
         let spread = room.spread.as_ref().expect("looked at before");
         let mut due: Vec<(Instant, usize)> = spread
             .groups
             .iter()
             .enumerate()
             .filter_map(|(index, group)| {
-                let at = room.due_of(index, group, &limits)?;
+                let at = room.due_of(index, group, intervals, &limits)?;
                 (at <= now || jumped).then_some((at, index))
             })
             .collect();
@@ -238,7 +251,9 @@ impl Shard {
         for (at, index) in due {
             let must = jumped || at == Instant(0);
             let group = &mut spread.groups[index];
-            if self.spread_sends_left < group.sessions.len() && !must {
+            // However large a group is, one is told in a turn.
+            let none_yet = self.spread_sends_left == SENDS_PER_TURN;
+            if self.spread_sends_left < group.sessions.len() && !must && !none_yet {
                 self.spread_sends_left = 0;
                 break;
             }
