@@ -50,7 +50,8 @@ keys::config! {
         /// `strict`: peers too wait for the disk.
         durability: Durability = Durability::Ack, Bound::Any;
         /// Who may connect: `loopback` (everyone on this machine, and no other address is
-        /// listened on) or `open` (everyone who reaches the server may read and write all rooms).
+        /// listened on) or `open` (everyone who reaches the server may read and write all rooms, but for those
+        /// whom an embedding program's authenticator does not let in).
         access: Access = Access::Loopback, Bound::Any;
         /// Origins that browsers may connect from besides the server's own, such as
         /// `https://app.example.com`; `*` allows all.
@@ -150,6 +151,12 @@ keys::config! {
         /// Milliseconds for a request's head to arrive, with the PROXY header and the TLS handshake
         /// before it; a slower one is answered 408 if it can be told so, and closed.
         http_head_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
+        /// Milliseconds for an embedder's authenticator to answer; a client that waits longer is
+        /// answered 503. Of no use without one.
+        authenticate_timeout_ms: u64 = 10_000, Bound::Range(10, 600_000);
+        /// Clients for which an embedder's authenticator was asked and has not answered, over all
+        /// cores; a further one is answered 503.
+        authenticating_max: usize = 4096, Bound::Range(1, 1_000_000);
         /// Bytes of a WebSocket message, all its fragments together; a larger one closes its
         /// connection with 1009. Not less than `limits.update_bytes_max` and 1 KiB.
         frame_bytes_max: usize = (32 << 20) + (64 << 10), Bound::Range(2 << 10, 2 << 30);

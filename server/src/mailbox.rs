@@ -4,14 +4,14 @@
 //! says so in its [`Wake`], so that a busy core is never poked.
 
 use crate::runtime::tls::Session;
-use crate::shard::{ControlRequest, Mail, ShardId};
+use crate::shard::{Authenticated, ControlRequest, Mail, ShardId};
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
 use rustls::ServerConfig;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::task::Waker;
 
@@ -31,13 +31,14 @@ pub struct Parcel {
 
 /// How a core is woken and told to stop. Shared by its core and all who send to it.
 ///
-/// The two atomics are on the allow-list of shared state. `sleeping` is one half of a store-load
-/// handshake and cannot be a message: the core stores `true`, then looks at its queues; a sender
-/// pushes, then looks at `sleeping`. Both orders are sealed by sequentially consistent fences, so at
-/// least one of the two sees the other. `stop` is a shutdown flag.
+/// The two atomics are on the allow-list of shared state. `state` is what senders and the core agree
+/// by on who looks where, and cannot be a message: a sender pushes, then swaps in [`CALLED`]; the core
+/// looks at its queues after it swapped that out, and goes to sleep only in its absence. All changes
+/// are read-modify-writes of the one word, so a push is either seen by the core that swaps after it, or
+/// its sender finds the core asleep. `stop` is a shutdown flag.
 #[derive(Debug)]
 pub struct Wake {
-    sleeping: AtomicBool,
+    state: AtomicU8,
     stop: AtomicBool,
     event: OwnedFd,
     ring: OnceLock<OwnedFd>,
@@ -45,13 +46,20 @@ pub struct Wake {
     waker: Mutex<Option<Waker>>,
 }
 
+/// Nothing was pushed since the core last looked, and it will look again before it sleeps.
+const AWAKE: u8 = 0;
+/// Nothing was pushed, and the core waits, or is about to.
+const ASLEEP: u8 = 1;
+/// Something was pushed.
+const CALLED: u8 = 2;
+
 impl Wake {
     /// A wake of a core that is awake.
     pub fn new() -> io::Result<Self> {
         // Blocking on purpose: io_uring fails a read at once on a non-blocking file.
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         Ok(Self {
-            sleeping: AtomicBool::new(false),
+            state: AtomicU8::new(AWAKE),
             stop: AtomicBool::new(false),
             event,
             ring: OnceLock::new(),
@@ -59,23 +67,24 @@ impl Wake {
         })
     }
 
-    /// The core says that it is about to wait. It looks at its queues after this, and waits only if
-    /// they are empty.
-    pub fn falls_asleep(&self) {
-        self.sleeping.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+    /// The core says that it is about to wait; `false` if it must look at its queues first.
+    #[must_use]
+    pub fn falls_asleep(&self) -> bool {
+        self.state
+            .compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
-    /// The core is awake again.
-    pub fn awoke(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+    /// The core is awake; `true` if there is something in its queues.
+    #[must_use]
+    pub fn awoke(&self) -> bool {
+        self.state.swap(AWAKE, Ordering::SeqCst) == CALLED
     }
 
     /// After pushing to a queue of the core: whether the caller must wake it (once; other senders
     /// may then rely on this caller).
     pub fn must_wake(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst)
+        self.state.swap(CALLED, Ordering::SeqCst) == ASLEEP
     }
 
     /// The core runs on an executor: it is woken through this waker from now on.
@@ -145,6 +154,8 @@ pub enum Incoming {
     Job(JobDone),
     /// From the log's thread.
     Log(LogEnd),
+    /// From whoever authenticates clients.
+    Authenticated(Authenticated),
     /// From the control plane.
     Control(ControlRequest),
     /// From the control plane: new connections are to be shown this certificate.
@@ -175,35 +186,34 @@ pub struct Inbox {
     mail: Vec<(ShardId, rtrb::Consumer<Parcel>)>,
     jobs: mpsc::Receiver<JobDone>,
     log: mpsc::Receiver<LogEnd>,
+    identity: mpsc::Receiver<Authenticated>,
     control: mpsc::Receiver<Order>,
 }
 
 impl Inbox {
-    /// Takes what is there, at most a mailbox full from each sender. Returns whether there was any.
+    /// Takes what is there, at most a mailbox full from each sender. Returns whether there may be more.
     pub fn take(&mut self, into: &mut VecDeque<Incoming>) -> bool {
-        let before = into.len();
+        let mut more = false;
         for (from, consumer) in &mut self.mail {
-            for _ in 0..MAILBOX_PARCELS_MAX {
-                match consumer.pop() {
-                    Ok(parcel) => into.push_back(Incoming::Parcel(*from, parcel)),
-                    Err(_) => break,
-                }
+            let mut taken = 0;
+            while taken < MAILBOX_PARCELS_MAX
+                && let Ok(parcel) = consumer.pop()
+            {
+                into.push_back(Incoming::Parcel(*from, parcel));
+                taken += 1;
             }
+            more |= taken == MAILBOX_PARCELS_MAX;
         }
-        into.extend(
-            self.jobs
-                .try_iter()
-                .take(MAILBOX_PARCELS_MAX)
-                .map(Incoming::Job),
-        );
-        into.extend(
-            self.control
-                .try_iter()
-                .take(MAILBOX_PARCELS_MAX)
-                .map(Incoming::from),
-        );
-        into.extend(self.log.try_iter().map(Incoming::Log));
-        into.len() > before
+        let mut others = |all: &mut dyn Iterator<Item = Incoming>| {
+            let before = into.len();
+            into.extend(all.take(MAILBOX_PARCELS_MAX));
+            more |= into.len() - before == MAILBOX_PARCELS_MAX;
+        };
+        others(&mut self.jobs.try_iter().map(Incoming::Job));
+        others(&mut self.control.try_iter().map(Incoming::from));
+        others(&mut self.identity.try_iter().map(Incoming::Authenticated));
+        others(&mut self.log.try_iter().map(Incoming::Log));
+        more
     }
 }
 
@@ -249,6 +259,8 @@ pub struct Post {
     pub jobs: mpsc::Sender<JobDone>,
     /// For the log's thread.
     pub log: mpsc::Sender<LogEnd>,
+    /// For whoever authenticates clients; as many answers as there are questions.
+    pub identity: mpsc::Sender<Authenticated>,
     /// For the control plane; bounded by [`MAILBOX_PARCELS_MAX`].
     pub control: mpsc::SyncSender<Order>,
 }
@@ -264,12 +276,14 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
         .map(|wake| {
             let (jobs, jobs_in) = mpsc::channel();
             let (log, log_in) = mpsc::channel();
+            let (identity, identity_in) = mpsc::channel();
             let (control, control_in) = mpsc::sync_channel(MAILBOX_PARCELS_MAX);
             Post {
                 inbox: Inbox {
                     mail: Vec::new(),
                     jobs: jobs_in,
                     log: log_in,
+                    identity: identity_in,
                     control: control_in,
                 },
                 outbox: Outbox {
@@ -279,6 +293,7 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
                 wake: wake.clone(),
                 jobs,
                 log,
+                identity,
                 control,
             }
         })
@@ -295,4 +310,67 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
         }
     }
     Ok(posts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::ControlRequest;
+
+    #[test]
+    fn a_core_that_was_called_looks_before_it_sleeps() {
+        let wake = Wake::new().unwrap();
+        assert!(!wake.awoke(), "nobody called");
+        assert!(!wake.must_wake(), "it is awake");
+        assert!(!wake.falls_asleep(), "it was called");
+        assert!(wake.awoke());
+        assert!(!wake.awoke(), "it has looked");
+        assert!(wake.falls_asleep());
+        assert!(wake.must_wake());
+        assert!(!wake.must_wake(), "one wake is enough");
+        assert!(wake.awoke());
+        assert!(wake.falls_asleep());
+        assert!(!wake.awoke(), "something else woke it");
+    }
+
+    #[test]
+    fn what_a_take_leaves_is_announced() {
+        let mut post = mesh(1).unwrap().remove(0);
+        let mut into = VecDeque::new();
+        assert!(!post.inbox.take(&mut into) && into.is_empty());
+        for _ in 0..MAILBOX_PARCELS_MAX {
+            let drain = Order::Ask(ControlRequest::Drain);
+            post.control.try_send(drain).unwrap();
+        }
+        assert!(post.inbox.take(&mut into), "there might be more");
+        assert_eq!(into.len(), MAILBOX_PARCELS_MAX);
+        assert!(!post.inbox.take(&mut into));
+        assert_eq!(into.len(), MAILBOX_PARCELS_MAX);
+    }
+
+    #[test]
+    fn no_push_is_slept_over() {
+        let wake = Arc::new(Wake::new().unwrap());
+        let (sender, receiver) = mpsc::channel();
+        let waker = wake.clone();
+        const PUSHES: u64 = 20_000;
+        let pusher = std::thread::spawn(move || {
+            for push in 0..PUSHES {
+                sender.send(push).unwrap();
+                waker.notify();
+            }
+        });
+        let mut got = 0;
+        while got < PUSHES {
+            if wake.falls_asleep() {
+                // Hangs for ever if a push was missed.
+                let mut counter = [0; 8];
+                rustix::io::read(wake.event(), &mut counter).unwrap();
+            }
+            if wake.awoke() {
+                got += receiver.try_iter().count() as u64;
+            }
+        }
+        pusher.join().unwrap();
+    }
 }

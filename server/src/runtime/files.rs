@@ -209,7 +209,7 @@ mod tests {
         let (done, results) = channel();
         let wake = Arc::new(Wake::new().unwrap());
         let mut sender = workers.sender(done, wake.clone());
-        wake.falls_asleep();
+        assert!(wake.falls_asleep());
         sender.send(Double(4));
         let mut counter = [0; 8];
         assert_eq!(rustix::io::read(wake.event(), &mut counter), Ok(8));

@@ -5,6 +5,7 @@
 use super::Shard;
 use super::connection::{Session, Stage};
 use super::effect::{Effect, Effects};
+use super::identity::Claims;
 use super::mail::{Item, Letter};
 use super::presence;
 use super::room::Room;
@@ -13,7 +14,7 @@ use super::types::{ConnId, Instant, ShardId};
 use crate::dialect::lib0::write_uint;
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::http::Upgrade;
-use collabblocks_storage_engine::RoomId;
+use collabblocks_storage_engine::{RoomId, home_shard};
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 
@@ -170,23 +171,29 @@ impl Shard {
         &mut self,
         now: Instant,
         id: ConnId,
-        home: ShardId,
         mut bytes: Vec<u8>,
         upgrade: &Upgrade,
+        claims: Claims,
         effects: &mut Effects,
     ) {
+        let home = ShardId(home_shard(&upgrade.room, self.config.shards));
         let room_id = (self.away).enter(&upgrade.room, home, self.config.hash_seed);
         let room = self.away.room(room_id).expect("just entered");
         let index = room.loading.len();
         room.loading.push(id);
         let connection = self.touch(id).expect("its head was read");
         upgrade.accept(&mut connection.out);
-        let session = Session::new(room_id, index, false, now);
+        let session = Session::new(room_id, index, claims.clone(), now);
         connection.stage = Stage::Session(Box::new(session));
         effects.list.push(Effect::Established { conn: id });
         let name = upgrade.room.as_str().into();
-        let (conn, room) = (id, room_id);
-        self.post.push(home, Item::Attach { conn, room, name });
+        let attach = Item::Attach {
+            conn: id,
+            room: room_id,
+            name,
+            claims: Box::new(claims),
+        };
+        self.post.push(home, attach);
         let mut rest = bytes.split_off(upgrade.head_bytes);
         if !rest.is_empty() {
             self.on_frames(now, id, &mut rest, effects);
@@ -222,6 +229,10 @@ impl Shard {
                     return self.close(now, id, 4400, reason, true);
                 }
             };
+            if session.is_read_only() {
+                self.refuse_update(id, reply);
+                continue;
+            }
             let home = self.home_of(room_id);
             let letter = &mut self.post.lane(home).letter;
             let bytes = letter.put(update);
@@ -400,7 +411,12 @@ impl Shard {
             Item::Heat { name, on: false } => {
                 self.away.hot.remove(name);
             }
-            Item::Attach { conn, room, name } => self.on_attach(now, from, *conn, *room, name),
+            Item::Attach {
+                conn,
+                room,
+                name,
+                claims,
+            } => self.on_attach(now, from, *conn, *room, name, claims),
             Item::Leave { .. }
             | Item::Streamed { .. }
             | Item::Update { .. }

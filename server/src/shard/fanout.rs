@@ -133,11 +133,8 @@ impl Shard {
                 let range = if std::mem::take(&mut session.wrote) {
                     if self.own_copies_left == 0 {
                         // Nothing says what it had before this turn, should the frames not be kept.
-                        session.behind = Some(Box::new(Behind {
-                            from: room.stream_offset,
-                            state_vector: [0].into(),
-                            presence: told,
-                        }));
+                        let behind = Behind::new(room.stream_offset, [0].into(), told);
+                        session.behind = Some(Box::new(behind));
                         room.behind += 1;
                         if !session.listed {
                             session.listed = true;

@@ -5,6 +5,7 @@ use super::acks::To;
 use super::connection::Connection;
 use super::fanout::RESTARTS;
 use super::guests::{Guest, Guests, is_guest};
+use super::identity::Claims;
 use super::mail::{Item, Post};
 use super::room::{Room, TurnFrame};
 use super::session::EMPTY_UPDATE;
@@ -13,6 +14,10 @@ use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
 use collabblocks_storage_engine::RoomId;
+use core::net::{Ipv4Addr, SocketAddr};
+
+/// A guest's peer is the business of the core with its socket.
+const ELSEWHERE: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a room has beside, while it is hot or has guests.
 #[derive(Debug)]
@@ -69,19 +74,20 @@ impl Shard {
         conn: ConnId,
         their_room: RoomId,
         name: &str,
+        claims: &Claims,
     ) {
         if self.drain != Drain::No {
             return self.turn_away(core, conn);
         }
         let id = self.guests.insert(|id| Guest {
-            connection: Connection::new(id, true, now),
+            connection: Connection::new(id, ELSEWHERE, now),
             core,
             conn,
             answer_at: 0,
             answered: false,
             stream: None,
         });
-        let (room_id, status) = self.enter(now, id, name);
+        let (room_id, status) = self.enter(now, id, name, claims.clone());
         let room = self.room(room_id);
         let hot = room.hot.get_or_insert_with(|| Box::new(Hot::new(name)));
         match hot.core(core) {

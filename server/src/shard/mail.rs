@@ -4,6 +4,7 @@
 
 use super::effect::{Effect, Effects};
 use super::event::Mail;
+use super::identity::Claims;
 use super::room::TurnFrame;
 use super::stream::Messages;
 use super::types::{ConnId, Instant, ShardId};
@@ -36,6 +37,7 @@ pub(super) enum Item {
         conn: ConnId,
         room: RoomId,
         name: Box<str>,
+        claims: Box<Claims>,
     },
     /// It is gone.
     Leave { guest: ConnId },

@@ -136,17 +136,40 @@ impl Backlog {
         true
     }
 
-    /// Appends all frames from a stream offset on that are not `reader`'s own; `false` if they are
-    /// no longer all kept.
-    pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
-        if self.begins > from || self.kept.bytes.is_empty() {
-            return false;
+    /// Appends what came from a stream offset on and is not `reader`'s own, as [`Room::replay`] does.
+    pub fn replay(
+        &self,
+        from: u64,
+        reader: ConnId,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
+        let mut at = from.checked_sub(self.begins)? as usize;
+        if self.kept.bytes.is_empty() {
+            return None;
         }
-        let skip = (from - self.begins) as usize;
-        for range in self.kept.ranges_without(reader).filter(|r| r.start >= skip) {
-            out.extend_from_slice(&self.kept.bytes[range]);
+        let mut first = self.kept.frames.partition_point(|f| f.end <= at);
+        let begin = first
+            .checked_sub(1)
+            .map_or(0, |before| self.kept.frames[before].end);
+        if begin < at
+            && let Some(frame) = self.kept.frames.get(first)
+        {
+            // Who has heard a part has heard it all: a diff in the place of frames has no offsets within.
+            at = frame.end;
+            first += 1;
         }
-        true
+        let begins = out.len();
+        for frame in &self.kept.frames[first..] {
+            if out.len() - begins >= bytes_max {
+                break;
+            }
+            if frame.author != Some(reader) {
+                out.extend_from_slice(&self.kept.bytes[at..frame.end]);
+            }
+            at = frame.end;
+        }
+        Some(self.begins + at as u64)
     }
 }
 
@@ -267,16 +290,25 @@ impl Room {
         }
     }
 
-    /// Appends what a session that was behind since `from` missed; `false` if only a diff helps.
-    pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
+    /// Appends what a session that was behind since `from` missed and is not its own, in whole frames
+    /// until those are `bytes_max` or more. The stream offset up to which it has all then; `None` if
+    /// only a diff helps.
+    pub fn replay(
+        &self,
+        from: u64,
+        reader: ConnId,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
         match &self.backlog {
-            _ if from >= self.stream_offset => true,
-            Some(backlog) => backlog.replay(from, reader, out),
-            None => false,
+            _ if from >= self.stream_offset => Some(from),
+            Some(backlog) => backlog.replay(from, reader, bytes_max, out),
+            None => None,
         }
     }
 
-    /// As [`Room::replay`], for a whole core: all frames, and who wrote each, where it ends in `out`.
+    /// What a whole core missed: all frames, and who wrote each, where it ends in `out`; `false` if
+    /// they are no longer all kept.
     pub fn replay_frames(
         &self,
         from: u64,
@@ -369,11 +401,21 @@ mod tests {
         turn(&mut room, &[(b"two", None)], 100);
         let replay = |from, who| {
             let mut out = Vec::new();
-            room.replay(from, who, &mut out).then_some(out)
+            let end = room.replay(from, who, 100, &mut out);
+            assert_eq!(end, Some(room.stream_offset));
+            out
         };
-        assert_eq!(replay(from, A).unwrap(), b"onetwo");
-        assert_eq!(replay(from, B).unwrap(), b"owntwo");
-        assert_eq!(replay(later, A).unwrap(), b"two");
+        assert_eq!(replay(from, A), b"onetwo");
+        assert_eq!(replay(from, B), b"owntwo");
+        assert_eq!(replay(later, A), b"two");
+        // In parts: whole frames, and what is one's own costs nothing.
+        let mut out = Vec::new();
+        let part = room.replay(from, B, 1, &mut out).unwrap();
+        assert_eq!((part, out.as_slice()), (from + 6, &b"own"[..]));
+        let part = room.replay(from, A, 4, &mut out).unwrap();
+        assert_eq!((part, &out[3..]), (room.stream_offset, &b"onetwo"[..]));
+        assert_eq!(room.replay(part, A, 4, &mut out), Some(part));
+        assert_eq!(out.len(), 9);
     }
 
     #[test]
@@ -383,10 +425,11 @@ mod tests {
         room.behind = 1;
         turn(&mut room, &[(&[1; 60], None)], 100);
         turn(&mut room, &[(&[2; 60], None)], 100);
-        assert!(!room.replay(from, A, &mut Vec::new()));
+        assert_eq!(room.replay(from, A, 100, &mut Vec::new()), None);
         turn(&mut room, &[(&[3; 10], None)], 100);
-        assert!(
-            !room.replay(from, A, &mut Vec::new()),
+        assert_eq!(
+            room.replay(from, A, 100, &mut Vec::new()),
+            None,
             "frames after the hole are not enough"
         );
         room.caught_up();

@@ -294,11 +294,9 @@ impl Shard {
                 let heard = session.heard.max(group.told);
                 let range = if std::mem::take(&mut session.wrote) || heard > group.told {
                     if self.own_copies_left == 0 {
-                        session.behind = Some(Box::new(Behind {
-                            from: heard,
-                            state_vector: room.marks.before(heard).into(),
-                            presence: group.presence,
-                        }));
+                        let vector = room.marks.before(heard).into();
+                        let behind_from = Behind::new(heard, vector, group.presence);
+                        session.behind = Some(Box::new(behind_from));
                         behind += 1;
                         if !session.listed {
                             session.listed = true;
@@ -308,7 +306,7 @@ impl Shard {
                     }
                     self.own_copies_left = self.own_copies_left.saturating_sub(all.len());
                     let own = own_range(connection, effects).0;
-                    spread.window.replay(heard, id, &mut effects.frames);
+                    (spread.window).replay(heard, id, usize::MAX, &mut effects.frames);
                     effects.frames.extend_from_within(documents..all.end);
                     own.start..effects.frames.len()
                 } else if connection.out.is_empty() {

@@ -7,10 +7,10 @@ use crate::runtime::front::{Front, HANDSHAKES_PER_TURN, Through};
 use crate::runtime::log::LogThread;
 use crate::runtime::slots::{Deadlines, Slots};
 use crate::runtime::tls::Sealed;
-use crate::runtime::{
-    Core, Ports, Seat, clock, complete_reply, is_loopback, leaves_files, pass, peer_of,
+use crate::runtime::{Core, Ports, Seat, clock, complete_reply, leaves_files, pass, peer_of};
+use crate::shard::{
+    Authenticated, ConnId, ControlReply, Effect, Event, Instant, Mail, RuntimeStats, ShardId,
 };
-use crate::shard::{ConnId, ControlReply, Effect, Event, Instant, Mail, RuntimeStats, ShardId};
 use ::glommio::Task;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -52,6 +52,8 @@ pub(super) struct Turn<C> {
     armed: Option<(Instant, Task<()>)>,
     pub(super) closing: Deadlines,
     incoming: VecDeque<Incoming>,
+    /// There may be something in the inbox.
+    called: bool,
     pub(super) pending: VecDeque<Pending>,
     /// Connections whose readers go on when the effects have been carried out.
     pub(super) go: Vec<ConnId>,
@@ -86,6 +88,7 @@ impl<C: Core> Turn<C> {
             armed: None,
             closing: Deadlines::default(),
             incoming: VecDeque::new(),
+            called: false,
             pending: VecDeque::new(),
             go: Vec::new(),
             asked,
@@ -134,9 +137,9 @@ impl<C: Core> Turn<C> {
                 self.waker_set = true;
                 self.ports.wake.set_waker(Some(context.waker().clone()));
             }
-            self.ports.wake.falls_asleep();
             let busy = filled.as_mut().poll(context).is_ready()
-                | self.ports.inbox.take(&mut self.incoming)
+                | self.called
+                | !self.ports.wake.falls_asleep()
                 | !self.pending.is_empty()
                 | !self.queue.is_empty();
             if busy {
@@ -145,7 +148,7 @@ impl<C: Core> Turn<C> {
             Poll::Pending
         })
         .await;
-        self.ports.wake.awoke();
+        self.called |= self.ports.wake.awoke();
         self.asked.store(false, Ordering::Relaxed);
     }
 
@@ -219,7 +222,9 @@ impl<C: Core> Turn<C> {
     }
 
     fn take_others(&mut self) {
-        self.ports.inbox.take(&mut self.incoming);
+        if self.called {
+            self.called = self.ports.inbox.take(&mut self.incoming);
+        }
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
                 Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
@@ -241,6 +246,9 @@ impl<C: Core> Turn<C> {
                 Incoming::Job(done) => self.seat.feed(Event::JobDone(done)),
                 Incoming::Log(LogEnd { job, result }) => {
                     self.seat.feed(Event::LogWritten { job, result })
+                }
+                Incoming::Authenticated(Authenticated { conn, verdict }) => {
+                    self.seat.feed(Event::Authenticated { conn, verdict });
                 }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
                 Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
@@ -272,9 +280,8 @@ impl<C: Core> Turn<C> {
             self.stats.fronts_refused += 1;
             return;
         };
-        let loopback = is_loopback(peer);
         if let Some(conn) = self.insert(stream, front) {
-            self.seat.feed(Event::Accepted { conn, loopback });
+            self.seat.feed(Event::Accepted { conn, peer });
         }
     }
 
@@ -388,6 +395,11 @@ impl<C: Core> Turn<C> {
                 Effect::Handoff { conn, to, handoff } => {
                     assert_ne!(to, self.ports.shard, "a shard hands nothing to itself");
                     self.leave(conn, Leaving::Shard(to, handoff));
+                }
+                Effect::Authenticate { conn, mut request } => {
+                    let state = self.live(conn);
+                    request.certificate = state.and_then(|state| state.front.certificate());
+                    self.ports.identity.ask(conn, *request);
                 }
                 Effect::PassToControl { conn, bytes } => self.leave(conn, Leaving::Control(bytes)),
                 Effect::Mail { to, mail } => self.mail(to, mail),

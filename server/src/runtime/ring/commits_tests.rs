@@ -1,6 +1,7 @@
 //! The ring is slow here because what was queued for it is submitted when the test says so.
 
 use super::*;
+use crate::identity::Asker;
 use crate::mailbox::mesh;
 use crate::runtime::files::FileWorkers;
 use crate::runtime::{LogSync, Passed};
@@ -48,6 +49,7 @@ impl Rig {
             inbox: post.inbox,
             outbox: post.outbox,
             jobs: workers.sender(post.jobs, post.wake.clone()),
+            identity: Asker::new(None, post.identity, post.wake.clone()),
             wake: post.wake,
             log_ends: post.log,
             replies: replies_in,
@@ -67,6 +69,10 @@ impl Rig {
     }
 
     fn write(&mut self, segment: SegmentId, path: &Path, first: u8) {
+        self.start(segment, path, first, false);
+    }
+
+    fn start(&mut self, segment: SegmentId, path: &Path, first: u8, lazy: bool) {
         let mut buffer = AlignedBuf::zeroed(4096);
         buffer.as_mut_slice().fill(first);
         let job = WriteJob {
@@ -75,7 +81,7 @@ impl Rig {
             offset: u64::from(first) * 4096,
             buffer,
         };
-        self.effect(Effect::WriteLog { job, lazy: false });
+        self.effect(Effect::WriteLog { job, lazy });
     }
 
     fn effect(&mut self, effect: Effect) {
@@ -236,4 +242,39 @@ fn a_ring_that_ends_first_is_believed_and_the_copy_is_late() {
     }
     assert_eq!((rig.told().len(), rig.hedged()), (2, 1));
     assert_eq!(rig.ring.fatal.take(), None);
+}
+
+#[test]
+fn a_batch_that_nobody_waits_for_is_found_whichever_way_it_went() {
+    let own = tempfile::tempdir().unwrap();
+    // One that takes writes without waiting, and one that may not.
+    for (sync, dir) in [
+        (LogSync::Dsync, own.path()),
+        (LogSync::Dsync, Path::new("/dev/shm")),
+        (LogSync::Fdatasync, own.path()),
+    ] {
+        let dir = tempfile::tempdir_in(dir).unwrap();
+        let a = segment(dir.path(), "a");
+        let mut rig = Rig::new(sync);
+        for first in 1..=9 {
+            rig.start(A, &a, first, true);
+            for _ in 0..10_000 {
+                rig.ring.uring.enter(None).unwrap();
+                rig.ring.take_completions().unwrap();
+                rig.pass(1);
+                if rig.told().len() == usize::from(first) {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            let last = usize::from(first) - 1;
+            assert_eq!(rig.told()[last..], [(first, Ok(4096))], "{sync:?} {dir:?}");
+            assert_eq!(std::fs::read(&a).unwrap()[usize::from(first) * 4096], first);
+            assert_eq!(rig.ring.log_due, None, "nobody waits any more");
+        }
+        // The end of the ring waits for one that is under way.
+        rig.start(A, &a, 10, true);
+        drop(rig);
+        assert_eq!(std::fs::read(&a).unwrap()[10 * 4096], 10);
+    }
 }

@@ -44,13 +44,12 @@ pub(super) enum Phase {
     Dead,
 }
 
-/// One connection.
+/// One connection. What each receive and each send looks at comes first: a core has many of these,
+/// and each line of them that it reads is a cache miss.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Conn {
     pub socket: OwnedFd,
-    pub phase: Phase,
-    /// What its bytes go through.
-    pub front: Front,
     pub recv: Recv,
     pub established: bool,
     pub read_on: bool,
@@ -60,19 +59,23 @@ pub(super) struct Conn {
     pub failed: bool,
     /// Queued to have its receive started.
     pub arm_queued: bool,
-    /// Received while reading was off, or while its handshake has to wait; as it came.
-    pub held: Vec<u8>,
+    pub rest_sending: bool,
+    pub phase: Phase,
+    /// What its bytes go through.
+    pub front: Front,
     /// The turn of the last send that did not wait, and the part of the turn's frames it sends, or
     /// of a chunk of the turn's ciphertext.
     pub sent_in_turn: u64,
     pub sent_chunk: Option<u32>,
     pub sent_start: usize,
     pub sent_len: usize,
-    /// What the socket did not take, how much of it went since, and whether a send is under way.
+    /// Received while reading was off, or while its handshake has to wait; as it came.
+    pub held: Vec<u8>,
+    /// What the socket did not take, how much of it went since, and (above) whether a send is under
+    /// way.
     pub rest: Vec<u8>,
     pub rest_sent: usize,
     pub rest_part: usize,
-    pub rest_sending: bool,
     /// What goes after it, before the connection is closed.
     pub farewell: Vec<u8>,
 }

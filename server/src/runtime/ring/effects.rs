@@ -19,6 +19,11 @@ impl<C: Core> Ring<C> {
     /// Carries out the effects of the turn, then starts the receives that are due.
     pub(super) fn carry_out(&mut self) -> io::Result<()> {
         let mut list = std::mem::take(&mut self.seat.effects.list);
+        self.conns
+            .warm(list.iter().filter_map(|effect| match effect {
+                Effect::Send { conn, .. } => Some(*conn),
+                _ => None,
+            }));
         for effect in list.drain(..) {
             match effect {
                 Effect::Send { conn, range } => self.send(conn, range)?,
@@ -33,6 +38,11 @@ impl<C: Core> Ring<C> {
                 Effect::Handoff { conn, to, handoff } => {
                     assert_ne!(to, self.ports.shard, "a shard hands nothing to itself");
                     self.leave(conn, Leaving::Shard(to, handoff))?;
+                }
+                Effect::Authenticate { conn, mut request } => {
+                    let state = self.conns.live(conn);
+                    request.certificate = state.and_then(|state| state.front.certificate());
+                    self.ports.identity.ask(conn, *request);
                 }
                 Effect::PassToControl { conn, bytes } => {
                     self.leave(conn, Leaving::Control(bytes))?

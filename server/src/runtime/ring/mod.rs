@@ -6,6 +6,7 @@
 //! those that failed or were short post a completion, which is looked at before anything else.
 
 mod accept;
+mod aio;
 mod buffers;
 mod commits;
 mod conn;
@@ -22,7 +23,9 @@ use super::slots::Deadlines;
 use super::tls::Sealed;
 use super::{Core, LogSync, Ports, Seat, WAIT_NS_MAX, clock};
 use crate::mailbox::{Incoming, LogEnd, Parcel};
-use crate::shard::{ConnId, ControlReply, Event, Instant, Mail, RuntimeStats, ShardId};
+use crate::shard::{
+    Authenticated, ConnId, ControlReply, Event, Instant, Mail, RuntimeStats, ShardId,
+};
 use accept::Acceptor;
 use buffers::Buffers;
 use collabblocks_wal::WriteJob;
@@ -61,7 +64,8 @@ enum Pending {
 struct Ring<C> {
     uring: Uring,
     /// Nobody waits on this one: what ends on it is noticed with whatever wakes the core. Under load
-    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log.
+    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log. Only
+    /// for batches that [`aio`] does not take.
     log_uring: Uring,
     buffers: Buffers,
     seat: Seat<C>,
@@ -93,6 +97,8 @@ struct Ring<C> {
     closing: Deadlines,
     done: Vec<Done>,
     incoming: VecDeque<Incoming>,
+    /// There may be something in the inbox.
+    called: bool,
     pending: VecDeque<Pending>,
     /// Connections whose receive is to be started when the effects have been carried out.
     arm: Vec<ConnId>,
@@ -139,6 +145,7 @@ impl<C: Core> Ring<C> {
             closing: Deadlines::default(),
             done: Vec::new(),
             incoming: VecDeque::new(),
+            called: false,
             pending: VecDeque::new(),
             arm: Vec::new(),
             after_sends: Vec::new(),
@@ -164,7 +171,7 @@ impl<C: Core> Ring<C> {
                 // Close frames of the last turn are out.
                 return Ok(());
             }
-            self.ports.wake.awoke();
+            self.called |= self.ports.wake.awoke();
             self.seat.now = clock();
             self.ports.heartbeat.beat();
             self.stats.turns += 1;
@@ -180,8 +187,7 @@ impl<C: Core> Ring<C> {
         if !self.pending.is_empty() || !self.after_sends.is_empty() || self.uring.has_reaped() {
             return None;
         }
-        self.ports.wake.falls_asleep();
-        if self.ports.inbox.take(&mut self.incoming) {
+        if self.called || !self.ports.wake.falls_asleep() {
             return None;
         }
         let now = self.seat.now.0;
@@ -208,6 +214,7 @@ impl<C: Core> Ring<C> {
     fn take_completions(&mut self) -> io::Result<()> {
         let mut done = std::mem::take(&mut self.done);
         self.uring.take_reaped(&mut done);
+        self.conns.warm(done.iter().map(|entry| entry.conn));
         // What the sockets did not take lies in the frames: saved first.
         for entry in &done {
             if entry.op == Op::SendNow {
@@ -263,7 +270,9 @@ impl<C: Core> Ring<C> {
                 Pending::Written(written) => self.log_ended(Writer::Ring, written)?,
             }
         }
-        self.ports.inbox.take(&mut self.incoming);
+        if self.called {
+            self.called = self.ports.inbox.take(&mut self.incoming);
+        }
         while let Some(incoming) = self.incoming.pop_front() {
             match incoming {
                 Incoming::Parcel(from, Parcel { mail, socket, tls }) => {
@@ -287,6 +296,9 @@ impl<C: Core> Ring<C> {
                 Incoming::Log(LogEnd { job, result }) => {
                     self.log_ended(Writer::Thread, (job, result))?;
                 }
+                Incoming::Authenticated(Authenticated { conn, verdict }) => {
+                    self.seat.feed(Event::Authenticated { conn, verdict });
+                }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
                 Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
             }
@@ -306,6 +318,7 @@ impl<C> Drop for Ring<C> {
     fn drop(&mut self) {
         self.uring.quiesce();
         self.log_uring.quiesce();
+        self.log.quiesce();
         if let Err(error) = self.buffers.unregister(&self.uring.submitter()) {
             tracing::error!(%error, "the receive buffers could not be taken back");
         }

@@ -3,8 +3,8 @@
 
 use crate::runtime::slots::SLOTS_MAX;
 use crate::shard::ConnId;
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, squeue};
+use io_uring::types::Timespec;
+use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -99,13 +99,51 @@ impl Done {
     }
 }
 
+/// `struct io_uring_rsrc_update`.
+#[repr(C)]
+struct Registration {
+    number: u32,
+    reserved: u32,
+    data: u64,
+}
+
+const REGISTER_RING: u32 = 20;
+const UNREGISTER_RING: u32 = 21;
+
+/// Registers a ring with this thread, or the other way round; whether that was done.
+fn register(ring: &IoUring, what: u32, registration: &mut Registration) -> bool {
+    // SAFETY: one registration is read, and its number written.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.as_raw_fd(),
+            what,
+            std::ptr::from_mut(registration),
+            1,
+        )
+    };
+    done == 1
+}
+
 fn op_of(user_data: u64) -> Op {
     OPS[(user_data >> 56) as usize - 1]
+}
+
+/// `struct io_uring_getevents_arg`.
+#[repr(C)]
+struct WaitArg {
+    signals: u64,
+    signals_bytes: u32,
+    min_wait: u32,
+    timeout: u64,
 }
 
 /// One ring. Made, used and dropped on its core's thread.
 pub(super) struct Uring {
     ring: IoUring,
+    /// The ring's number with this thread's registered rings, which spares each call the look-up of
+    /// its descriptor, and counting references to it.
+    number: Option<u32>,
     /// Operations under way that will complete.
     tracked: usize,
     /// Completions reaped and not yet looked at.
@@ -121,8 +159,15 @@ impl Uring {
             .setup_submit_all()
             .setup_cqsize(completions)
             .build(submissions)?;
+        let mut registration = Registration {
+            number: u32::MAX,
+            reserved: 0,
+            data: ring.as_raw_fd() as u64,
+        };
+        let registered = register(&ring, REGISTER_RING, &mut registration);
         Ok(Self {
             ring,
+            number: registered.then_some(registration.number),
             tracked: 0,
             reaped: Vec::new(),
         })
@@ -179,16 +224,10 @@ impl Uring {
         let timeout = wait.map(Timespec::from);
         let mut want = want;
         loop {
-            let entered = match &timeout {
-                Some(timeout) => self
-                    .ring
-                    .submitter()
-                    .submit_with_args(want, &SubmitArgs::new().timespec(timeout)),
-                None => self.ring.submitter().submit(),
-            };
+            let entered = self.call(want, timeout.as_ref());
             self.reap();
             match entered {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(error) => match error.raw_os_error() {
                     // Time is up, a signal came, or completions had to be reaped first.
                     Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
@@ -201,6 +240,42 @@ impl Uring {
             }
             want = 0;
         }
+    }
+
+    fn call(&mut self, want: usize, timeout: Option<&Timespec>) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let (entries, due) = (queue.len(), queue.taskrun() || queue.cq_overflow());
+        drop(queue);
+        let mut flags = EnterFlags::EXT_ARG;
+        flags.set(EnterFlags::GETEVENTS, want > 0 || due);
+        flags.set(EnterFlags::REGISTERED_RING, self.number.is_some());
+        let ring = match self.number {
+            Some(number) => number as i32,
+            None => self.ring.as_raw_fd(),
+        };
+        let arg = WaitArg {
+            signals: 0,
+            signals_bytes: 0,
+            min_wait: 0,
+            timeout: timeout.map_or(0, |timeout| std::ptr::from_ref(timeout) as u64),
+        };
+        // SAFETY: what entries point to is valid, as `push` demands; the argument and the time are read
+        // during the call.
+        let entered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                ring,
+                entries as u32,
+                want as u32,
+                flags.bits(),
+                &raw const arg,
+                size_of::<WaitArg>(),
+            )
+        };
+        if entered < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     fn reap(&mut self) {
@@ -256,5 +331,18 @@ impl Uring {
             "io_uring operations did not end; aborting"
         );
         std::process::abort();
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let mut registration = Registration {
+                number,
+                reserved: 0,
+                data: 0,
+            };
+            register(&self.ring, UNREGISTER_RING, &mut registration);
+        }
     }
 }
