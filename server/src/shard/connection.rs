@@ -61,8 +61,12 @@ pub struct Session {
     pub room: RoomId,
     /// Messages that came while the room loads; `None` once it is live.
     pub loading: Option<LoadQueue>,
-    /// Its index among the room's live sessions, or among those that wait for it to load.
+    /// Its index among the room's live sessions, or those of its group, or among those that wait for it to load.
     pub index: usize,
+    /// Its group, in a large room.
+    pub group: u8,
+    /// The stream offset up to which it needs to hear nothing of the room.
+    pub heard: u64,
     /// Since when it is attached.
     pub since: Instant,
     /// Who it is and what it may do.
@@ -247,6 +251,8 @@ impl Session {
             room,
             loading: Some(LoadQueue::default()),
             index,
+            group: 0,
+            heard: 0,
             since: now,
             claims,
             told_read_only: false,

@@ -233,20 +233,27 @@ impl Shard {
         if session.loading.is_some() || session.behind.is_some() {
             return;
         }
-        let room_id = session.room;
+        let (room_id, group, heard) = (session.room, session.group, session.heard);
         let mut vector = Vec::new();
         let room = self.room(room_id);
+        let all = (room.stream_offset, room.presence.told());
+        let (told, presence) = match &room.spread {
+            Some(spread) => spread.told(group),
+            None => all,
+        };
+        // A session that came in this turn has heard of it.
+        let from = told.max(heard);
         if is_away(room_id) {
             // The home knows what the document held.
-        } else if room.held > 0 || !room.turn.bytes.is_empty() {
-            // The document is ahead of what was relayed; only the whole state surely has it all.
-            vector.push(0);
+        } else if room.held > 0 || !room.turn.bytes.is_empty() || from < room.stream_offset {
+            // The document is ahead of what was relayed: what it held before surely is behind. Of small
+            // rooms that is not kept.
+            vector.extend_from_slice(room.marks.before(from));
         } else {
             self.engine.state_vector(room_id, &mut vector);
         }
-        let room = self.room(room_id);
-        room.behind += 1;
-        let behind = Behind::new(room.stream_offset, vector.into(), room.presence.told());
+        self.room(room_id).fell_behind(1);
+        let behind = Behind::new(from, vector.into(), presence);
         if let Some(session) = self.session(id) {
             session.behind = Some(Box::new(behind));
         }
@@ -300,9 +307,13 @@ impl Shard {
             y_websocket::presence(&states, &mut missed);
         }
         room.caught_up();
+        let heard = room.stream_offset;
         self.tally(room_id);
         if let Some(connection) = self.touch(id) {
             connection.out.extend_from_slice(&missed);
+            if let Some(session) = connection.session() {
+                session.heard = session.heard.max(heard);
+            }
         }
         match up_to {
             Some(_) => Ok(()),
