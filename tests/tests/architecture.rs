@@ -246,7 +246,6 @@ const RULES: &[Rule] = &[
         ],
         except: &[
             "server/src/runtime/ring/accept.rs",
-            "server/src/runtime/ring/aio.rs",
             "server/src/runtime/ring/buffers.rs",
             "server/src/runtime/ring/effects.rs",
             "server/src/runtime/ring/log.rs",

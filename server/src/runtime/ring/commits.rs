@@ -1,7 +1,7 @@
 //! The way of a batch: to the ring, to the thread, to both ([`super::hedge`]), and back to the core.
 
 use super::hedge::{Ended, HEDGE_AFTER_NS, Writer};
-use super::log::{Found, Written};
+use super::log::Written;
 use super::{Pending, Ring};
 use crate::runtime::log::LogThread;
 use crate::runtime::{Core, Ports};
@@ -32,7 +32,9 @@ impl<C: Core> Ring<C> {
             Some(Writer::Ring) => {
                 let ended = if lazy && !self.ports.log_lag.is_zero() {
                     self.log_due = Some(self.seat.now.after(self.ports.log_lag));
-                    self.log.start_unwatched(&mut self.log_uring, job)?
+                    let ended = self.log.start(&mut self.log_uring, job)?;
+                    self.log_uring.enter(None)?;
+                    ended
                 } else {
                     self.log.start(&mut self.uring, job)?
                 };
@@ -49,18 +51,6 @@ impl<C: Core> Ring<C> {
     pub(super) fn take_log(&mut self) -> io::Result<()> {
         if self.log_due.is_none() {
             return Ok(());
-        }
-        match self.log.found() {
-            Some(Found::Written(written)) => {
-                self.log_due = None;
-                return self.log_ended(Writer::Ring, written);
-            }
-            Some(Found::WouldWait(job)) => {
-                self.log_due = None;
-                let ended = self.log.start(&mut self.uring, job)?;
-                self.pending.extend(ended.map(Pending::Written));
-            }
-            None => {}
         }
         if self.log_uring.has_ended() {
             self.log_uring.enter(None)?;

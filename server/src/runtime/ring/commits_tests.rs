@@ -92,6 +92,7 @@ impl Rig {
     /// So much later the core looks what there is, and submits nothing.
     fn pass(&mut self, ns: u64) {
         self.ring.seat.now.0 += ns;
+        self.ring.called |= self.ring.ports.wake.awoke();
         self.ring.take_log().unwrap();
         self.ring.take_others().unwrap();
         self.ring.hedge_log();

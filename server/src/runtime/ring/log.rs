@@ -1,7 +1,6 @@
 //! The ring's writes to the log: one at a time, synced by a linked operation or by the write itself.
 #![allow(unsafe_code)] // The kernel reads the batch's buffer while it is written.
 
-use super::aio::Aio;
 use super::uring::{Done, Op, Uring};
 use crate::runtime::LogSync;
 use crate::runtime::log::Segments;
@@ -10,14 +9,12 @@ use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 /// One shard's log writes through the ring.
 pub(super) struct LogWriter {
     sync: LogSync,
     segments: Segments,
-    /// Takes writes whose end nobody waits for, where it can.
-    aio: Option<Aio>,
     job: Option<WriteJob>,
     written: Option<io::Result<usize>>,
     synced: Option<io::Result<()>>,
@@ -26,84 +23,14 @@ pub(super) struct LogWriter {
 /// A batch that ended: what the shard is told.
 pub(super) type Written = (WriteJob, io::Result<usize>);
 
-/// What came of a batch that nobody waited for.
-pub(super) enum Found {
-    Written(Written),
-    /// It could not have been written without waiting: somebody has to.
-    WouldWait(WriteJob),
-}
-
 impl LogWriter {
     pub fn new(sync: LogSync) -> Self {
         Self {
             sync,
             segments: Segments::default(),
-            aio: (sync == LogSync::Dsync).then(Aio::new).flatten(),
             job: None,
             written: None,
             synced: None,
-        }
-    }
-
-    /// Starts a batch whose end is found by [`LogWriter::found`], or with what ends on `uring`. `Some`
-    /// if it ended at once, with an error.
-    pub fn start_unwatched(
-        &mut self,
-        uring: &mut Uring,
-        job: WriteJob,
-    ) -> io::Result<Option<Written>> {
-        assert!(
-            self.job.is_none(),
-            "one batch of the log is under way at a time"
-        );
-        if let Some(aio) = &mut self.aio
-            && let Ok(file) = self.segments.file(&job)
-        {
-            let job = self.job.insert(job);
-            // SAFETY: as below, and `found` tells of the end.
-            let started = unsafe { aio.write(file.as_fd(), job.buffer.as_slice(), job.offset) };
-            match started {
-                Ok(()) => match self.found() {
-                    None => return Ok(None),
-                    Some(Found::Written(written)) => return Ok(Some(written)),
-                    Some(Found::WouldWait(job)) => return self.start_waiting(uring, job),
-                },
-                Err(error) => {
-                    tracing::debug!(%error, "no asynchronous writes besides the ring's");
-                    self.aio = None;
-                }
-            }
-            let job = self.job.take().expect("it was not started");
-            return self.start_waiting(uring, job);
-        }
-        self.start_waiting(uring, job)
-    }
-
-    fn start_waiting(&mut self, uring: &mut Uring, job: WriteJob) -> io::Result<Option<Written>> {
-        let ended = self.start(uring, job)?;
-        uring.enter(None)?;
-        Ok(ended)
-    }
-
-    /// The end of the batch that [`LogWriter::start_unwatched`] started, unless the ring has it.
-    pub fn found(&mut self) -> Option<Found> {
-        let result = self.aio.as_mut()?.take()?;
-        let job = self.job.take().expect("a write has its batch");
-        Some(match result {
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Found::WouldWait(job),
-            // The file system has no writes that do not wait: nothing was begun.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                self.aio = None;
-                Found::WouldWait(job)
-            }
-            result => Found::Written((job, result)),
-        })
-    }
-
-    /// Waits for the end of what the ring does not have.
-    pub fn quiesce(&mut self) {
-        if let Some(aio) = &mut self.aio {
-            aio.quiesce();
         }
     }
 

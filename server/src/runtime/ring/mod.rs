@@ -6,7 +6,6 @@
 //! those that failed or were short post a completion, which is looked at before anything else.
 
 mod accept;
-mod aio;
 mod buffers;
 mod commits;
 mod conn;
@@ -66,8 +65,7 @@ enum Pending {
 struct Ring<C> {
     uring: Uring,
     /// Nobody waits on this one: what ends on it is noticed with whatever wakes the core. Under load
-    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log. Only
-    /// for batches that [`aio`] does not take.
+    /// that spares the core, and the clients it then tells, a wake-up for each batch of the log.
     log_uring: Uring,
     buffers: Buffers,
     seat: Seat<C>,
@@ -340,7 +338,6 @@ impl<C> Drop for Ring<C> {
     fn drop(&mut self) {
         self.uring.quiesce();
         self.log_uring.quiesce();
-        self.log.quiesce();
         if let Err(error) = self.buffers.unregister(&self.uring.submitter()) {
             tracing::error!(%error, "the receive buffers could not be taken back");
         }
