@@ -206,6 +206,7 @@ const RULES: &[Rule] = &[
             "server/src/mailbox.rs",
             "server/src/runtime/watchdog.rs",
             "server/src/runtime/files.rs",
+            "server/src/runtime/ring/aio.rs",
             "server/src/runtime/ring/buffers.rs",
             "server/src/runtime/glommio/ticker.rs",
             "server/src/runtime/glommio/turn.rs",
