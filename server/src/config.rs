@@ -50,7 +50,8 @@ keys::config! {
         /// `strict`: peers too wait for the disk.
         durability: Durability = Durability::Ack, Bound::Any;
         /// Who may connect: `loopback` (everyone on this machine, and no other address is
-        /// listened on) or `open` (everyone who reaches the server may read and write all rooms).
+        /// listened on) or `open` (everyone who reaches the server may read and write all rooms, but for those
+        /// whom an embedding program's authenticator does not let in).
         access: Access = Access::Loopback, Bound::Any;
         /// Origins that browsers may connect from besides the server's own, such as
         /// `https://app.example.com`; `*` allows all.
@@ -150,6 +151,12 @@ keys::config! {
         /// Milliseconds for a request's head to arrive, with the PROXY header and the TLS handshake
         /// before it; a slower one is answered 408 if it can be told so, and closed.
         http_head_timeout_ms: u64 = 10_000, Bound::Range(100, 600_000);
+        /// Milliseconds for an embedder's authenticator to answer; a client that waits longer is
+        /// answered 503. Of no use without one.
+        authenticate_timeout_ms: u64 = 10_000, Bound::Range(10, 600_000);
+        /// Clients for which an embedder's authenticator was asked and has not answered, over all
+        /// cores; a further one is answered 503.
+        authenticating_max: usize = 4096, Bound::Range(1, 1_000_000);
         /// Bytes of a WebSocket message, all its fragments together; a larger one closes its
         /// connection with 1009. Not less than `limits.update_bytes_max` and 1 KiB.
         frame_bytes_max: usize = (32 << 20) + (64 << 10), Bound::Range(2 << 10, 2 << 30);
@@ -176,8 +183,8 @@ keys::config! {
         /// Awareness messages that are heard at once after a silence.
         presence_burst_max: u32 = 5, Bound::Range(1, 1_000_000);
         /// Milliseconds that deliveries of a large room wait for company at most: presence from 200
-        /// sessions on, updates from 1,000, for as long as this at 10,000; 0 for never.
-        delivery_interval_max_ms: u64 = 25, Bound::Range(0, 1_000);
+        /// sessions on, updates from 1,000, for as long as this from 2,000 on; 0 for never.
+        delivery_interval_max_ms: u64 = 30, Bound::Range(0, 1_000);
         /// Connections of the whole server; a further one is answered 503. The file limit of the
         /// process may allow fewer.
         connections_max: usize = 1_000_000, Bound::Range(1, 1 << 24);

@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod dialect;
 pub mod edge;
+pub mod identity;
 pub mod mailbox;
 pub mod preflight;
 pub mod quarantine;
@@ -12,5 +13,6 @@ pub mod runtime;
 mod serve;
 pub mod server;
 pub mod shard;
+pub mod validity;
 
-pub use serve::{ServeError, serve, serve_until};
+pub use serve::{Extensions, ServeError, serve, serve_until, serve_with};

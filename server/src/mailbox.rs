@@ -4,7 +4,7 @@
 //! says so in its [`Wake`], so that a busy core is never poked.
 
 use crate::runtime::tls::Session;
-use crate::shard::{ControlRequest, Mail, ShardId};
+use crate::shard::{Authenticated, ControlRequest, Mail, ShardId};
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
 use rustls::ServerConfig;
@@ -154,6 +154,8 @@ pub enum Incoming {
     Job(JobDone),
     /// From the log's thread.
     Log(LogEnd),
+    /// From whoever authenticates clients.
+    Authenticated(Authenticated),
     /// From the control plane.
     Control(ControlRequest),
     /// From the control plane: new connections are to be shown this certificate.
@@ -184,6 +186,7 @@ pub struct Inbox {
     mail: Vec<(ShardId, rtrb::Consumer<Parcel>)>,
     jobs: mpsc::Receiver<JobDone>,
     log: mpsc::Receiver<LogEnd>,
+    identity: mpsc::Receiver<Authenticated>,
     control: mpsc::Receiver<Order>,
 }
 
@@ -208,6 +211,7 @@ impl Inbox {
         };
         others(&mut self.jobs.try_iter().map(Incoming::Job));
         others(&mut self.control.try_iter().map(Incoming::from));
+        others(&mut self.identity.try_iter().map(Incoming::Authenticated));
         others(&mut self.log.try_iter().map(Incoming::Log));
         more
     }
@@ -255,6 +259,8 @@ pub struct Post {
     pub jobs: mpsc::Sender<JobDone>,
     /// For the log's thread.
     pub log: mpsc::Sender<LogEnd>,
+    /// For whoever authenticates clients; as many answers as there are questions.
+    pub identity: mpsc::Sender<Authenticated>,
     /// For the control plane; bounded by [`MAILBOX_PARCELS_MAX`].
     pub control: mpsc::SyncSender<Order>,
 }
@@ -270,12 +276,14 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
         .map(|wake| {
             let (jobs, jobs_in) = mpsc::channel();
             let (log, log_in) = mpsc::channel();
+            let (identity, identity_in) = mpsc::channel();
             let (control, control_in) = mpsc::sync_channel(MAILBOX_PARCELS_MAX);
             Post {
                 inbox: Inbox {
                     mail: Vec::new(),
                     jobs: jobs_in,
                     log: log_in,
+                    identity: identity_in,
                     control: control_in,
                 },
                 outbox: Outbox {
@@ -285,6 +293,7 @@ pub fn mesh(shards: u16) -> io::Result<Vec<Post>> {
                 wake: wake.clone(),
                 jobs,
                 log,
+                identity,
                 control,
             }
         })

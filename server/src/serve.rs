@@ -3,13 +3,14 @@
 use crate::config::{self, Config};
 use crate::control::{self, Control, Ended, Hosts, PASSED_SOCKETS_MAX, Shards};
 use crate::edge::proxy;
+use crate::identity::Authenticator;
 use crate::preflight::Prepared;
 use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
 use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
-    Access, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
+    Admission, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
     ShardId,
 };
 use collabblocks_storage_engine::{EngineConfig, Store};
@@ -64,7 +65,25 @@ pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
 /// clients can connect.
 pub fn serve_until(
     config: Config,
+    prepared: Prepared,
+    stop: watch::Receiver<bool>,
+    on_listening: impl FnOnce(&[std::net::SocketAddr]),
+) -> Result<(), ServeError> {
+    serve_with(config, prepared, Extensions::default(), stop, on_listening)
+}
+
+/// What a program that embeds the server adds to it.
+#[derive(Clone, Default)]
+pub struct Extensions {
+    /// Decides who is let in; without it, all whom `access` and `allowed_origins` let in may write.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+}
+
+/// As [`serve_until`], with what an embedding program adds.
+pub fn serve_with(
+    config: Config,
     mut prepared: Prepared,
+    extensions: Extensions,
     stop: watch::Receiver<bool>,
     on_listening: impl FnOnce(&[std::net::SocketAddr]),
 ) -> Result<(), ServeError> {
@@ -123,7 +142,11 @@ pub fn serve_until(
             Box::new(move |context: &ShardContext| maker.make(context)) as MakeCore<Shard>
         })
         .collect();
-    let server = Server::builder(disk.clone(), replies_sender, passed_sender)
+    let mut builder = Server::builder(disk.clone(), replies_sender, passed_sender);
+    if let Some(authenticator) = extensions.authenticator {
+        builder = builder.authenticator(authenticator);
+    }
+    let server = builder
         .listen(prepared.listen.iter().copied())
         .cores(prepared.cores.clone())
         .runtime(match config.runtime {
@@ -211,7 +234,11 @@ impl Maker {
             "shard opened"
         );
         engine.watch(context.heartbeat.clone());
-        Ok(Shard::new(self.shard, engine))
+        let shard = ShardConfig {
+            authenticates: context.authenticates,
+            ..self.shard
+        };
+        Ok(Shard::new(shard, engine))
     }
 }
 
@@ -287,10 +314,11 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
         shards,
         strict: config.durability == config::Durability::Strict,
         quarantine: BTreeSet::new(),
-        access: match config.access {
-            config::Access::Loopback => Access::Loopback(config.allowed_origins.clone()),
-            config::Access::Open => Access::Open(config.allowed_origins.clone()),
+        admission: match config.access {
+            config::Access::Loopback => Admission::Loopback(config.allowed_origins.clone()),
+            config::Access::Open => Admission::Open(config.allowed_origins.clone()),
         },
+        authenticates: false,
         hash_seed: RandomState::new().hash_one(id.0),
         limits: SessionLimits {
             connections_max: limits.connections_max.div_ceil(usize::from(shards)),
@@ -304,6 +332,8 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             },
             http_head_bytes_max: limits.http_head_bytes_max,
             http_head_timeout: ms(limits.http_head_timeout_ms),
+            authenticate_timeout: ms(limits.authenticate_timeout_ms),
+            authenticating_max: limits.authenticating_max.div_ceil(usize::from(shards)),
             frame_bytes_max: limits.frame_bytes_max,
             half_read_bytes_max: limits.half_read_bytes_max,
             room_name_bytes_max: limits.room_name_bytes_max,
@@ -350,6 +380,7 @@ mod tests {
             shard: ShardId(0),
             shards: 1,
             heartbeat: heartbeat.clone(),
+            authenticates: false,
         };
         let mut shard = maker.make(&context).unwrap();
         let mut effects = Effects::default();
@@ -357,8 +388,8 @@ mod tests {
             slot: 0,
             generation: 0,
         };
-        let loopback = true;
-        shard.on_event(Instant(1), Event::Accepted { conn, loopback }, &mut effects);
+        let peer = ([127, 0, 0, 1], 1).into();
+        shard.on_event(Instant(1), Event::Accepted { conn, peer }, &mut effects);
         let bytes = &mut b"GET /the-room HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"[..].to_vec();
         shard.on_event(Instant(1), Event::Received { conn, bytes }, &mut effects);

@@ -1,5 +1,6 @@
 //! The server as a library: starts a shard on each core, wires them together, stops them.
 
+use crate::identity::{Asker, Asking, Authenticator};
 use crate::mailbox::{self, Order, Post, Wake};
 use crate::quarantine;
 use crate::runtime::files::{FileWorkers, message_of};
@@ -40,6 +41,8 @@ pub struct ShardContext {
     pub shards: u16,
     /// Lets the core name the room that it is in, as a [`collabblocks_storage_engine::Watch`].
     pub heartbeat: Arc<Heartbeat>,
+    /// Whether there is an authenticator: then the core has to ask it.
+    pub authenticates: bool,
 }
 
 /// Makes one shard's core. Runs on the core's pinned thread and may block (open and replay the log).
@@ -58,6 +61,7 @@ pub struct Builder {
     disk: Arc<dyn Disk>,
     watchdog: WatchdogConfig,
     quarantine_in: Option<PathBuf>,
+    authenticator: Option<Arc<dyn Authenticator>>,
     on_fatal: OnFatal,
     replies: tokio_mpsc::UnboundedSender<(ShardId, ControlReply)>,
     passed: tokio_mpsc::Sender<Passed>,
@@ -127,6 +131,13 @@ impl Builder {
         self
     }
 
+    /// Who decides which clients are let into rooms, and what they may do there. Without it, whoever
+    /// may connect may write.
+    pub fn authenticator(mut self, authenticator: Arc<dyn Authenticator>) -> Self {
+        self.authenticator = Some(authenticator);
+        self
+    }
+
     /// Replaces what a fatal error does: by default it is logged and the process ends with
     /// [`EXIT_FATAL`].
     pub fn on_fatal(mut self, on_fatal: OnFatal) -> Self {
@@ -152,6 +163,9 @@ impl Builder {
             on_panic(ShardId(0), &format!("a file worker panicked: {why}"));
         })
         .map_err(|error| format!("file worker threads cannot be started: {error}"))?;
+        let asking = self.authenticator.map(Asking::start).transpose();
+        let asking =
+            asking.map_err(|error| format!("the identity thread cannot be started: {error}"))?;
         let posts =
             mailbox::mesh(shards).map_err(|error| format!("eventfds cannot be made: {error}"))?;
 
@@ -179,6 +193,7 @@ impl Builder {
                 wake,
                 jobs,
                 log,
+                identity,
                 control,
             } = post;
             let ports = Ports {
@@ -193,6 +208,7 @@ impl Builder {
                     .sender(jobs, wake.clone()),
                 wake: wake.clone(),
                 log_ends: log,
+                identity: Asker::new(asking.clone(), identity, wake.clone()),
                 replies: self.replies.clone(),
                 passed: self.passed.clone(),
                 front: self.front.of_its_own(),
@@ -206,6 +222,7 @@ impl Builder {
                 shard,
                 shards,
                 heartbeat,
+                authenticates: asking.is_some(),
             };
             let life = Life {
                 core: *core,
@@ -452,6 +469,7 @@ impl Server {
             disk,
             watchdog: WatchdogConfig::default(),
             quarantine_in: None,
+            authenticator: None,
             on_fatal: Arc::new(|shard, why| {
                 tracing::error!(shard = shard.0, "fatal: {why}");
                 std::process::exit(EXIT_FATAL);

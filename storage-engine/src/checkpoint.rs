@@ -228,11 +228,16 @@ impl Engine {
             return;
         };
         room.snapshot_queued = false;
-        let (DocState::Ready(doc), Some(key), Some(_)) = (&room.doc, room.key, room.pin) else {
+        let (DocState::Ready(doc), Some(key), Some(_)) = (&mut room.doc, room.key, room.pin) else {
             return;
         };
         let state = (self.watched).within(id, &room.name, || doc.encode_state());
         let Ok(state) = state else {
+            if doc.poisoned() {
+                let bytes = doc.memory_estimate();
+                self.stop_evicting(now, id);
+                return self.quarantine(id, bytes);
+            }
             room.snapshot_retry_at = now.saturating_add(nanos(ROOM_RETRY));
             self.stop_evicting(now, id);
             return;

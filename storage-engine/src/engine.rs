@@ -25,6 +25,9 @@ pub(crate) fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
+/// Why a room's document is not to be had.
+const NOT_READY: Refusal = Refusal::Unavailable("the room is being read from disk");
+
 /// Bytes of a RoomCreated record beside the name, generously.
 const CREATED_BYTES: usize = 256;
 
@@ -78,7 +81,7 @@ impl Engine {
             .get_mut(id)
             .ok_or(Refusal::Unavailable("the room is gone"))?;
         let DocState::Ready(doc) = &mut room.doc else {
-            return Err(Refusal::Unavailable("the room is being read from disk"));
+            return Err(NOT_READY);
         };
         if self.space.short {
             return Err(Refusal::Unavailable("the server's disk is nearly full"));
@@ -204,10 +207,20 @@ impl Engine {
     }
 
     /// The diff for a client's state vector, update v1.
-    pub fn diff(&self, room: RoomId, sv: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let (name, doc) = self.ready(room)?;
+    pub fn diff(&mut self, id: RoomId, sv: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let Some(room) = self.rooms.get_mut(id) else {
+            return Err(NOT_READY);
+        };
+        let DocState::Ready(doc) = &mut room.doc else {
+            return Err(NOT_READY);
+        };
         let work = || doc.diff(sv, &self.config.limits);
-        self.watched.within(room, name, work)
+        let diff = self.watched.within(id, &room.name, work);
+        if doc.poisoned() {
+            let bytes = doc.memory_estimate();
+            self.quarantine(id, bytes);
+        }
+        diff
     }
 
     /// Appends a client's state vector as far as the room has it, in the one way to write it. Clients
@@ -230,7 +243,7 @@ impl Engine {
     fn ready(&self, room: RoomId) -> Result<(&str, &RoomDoc), Refusal> {
         match self.rooms.get(room).map(|room| (&room.name, &room.doc)) {
             Some((name, DocState::Ready(doc))) => Ok((name, doc)),
-            _ => Err(Refusal::Unavailable("the room is being read from disk")),
+            _ => Err(NOT_READY),
         }
     }
 

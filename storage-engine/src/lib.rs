@@ -7,6 +7,7 @@ mod checkpoint;
 mod commit;
 mod compact;
 mod config;
+mod deferred;
 mod engine;
 mod evict;
 mod frame;

@@ -59,10 +59,12 @@ pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<
         replay,
     )
     .map_err(|e| e.to_string())?;
-    match seq == rebuild.seq {
-        true => Ok(doc),
-        false => Err(format!("the log ends at update {seq} of {}", rebuild.seq)),
+    if seq != rebuild.seq {
+        return Err(format!("the log ends at update {seq} of {}", rebuild.seq));
     }
+    doc.settle()
+        .map_err(|e| format!("an update up to {seq}: {e}"))?;
+    Ok(doc)
 }
 
 /// Limits for what was taken once: none but what keeps the stack.

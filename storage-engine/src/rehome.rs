@@ -42,12 +42,14 @@ pub(crate) fn rehome(
         .map(|shard| Target::new(new, shard))
         .collect();
     for shard in 0..old.shards() {
-        let (engine, _) = old.open_shard(disk, shard, config)?;
-        let mut rooms: Vec<(&str, &Known)> = engine.rooms.all().collect();
-        rooms.sort_unstable_by_key(|&(name, _)| name);
-        for (name, known) in rooms {
+        let (mut engine, _) = old.open_shard(disk, shard, config)?;
+        let all = engine.rooms.all();
+        let mut rooms: Vec<(Box<str>, Known)> =
+            all.map(|(name, &known)| (name.into(), known)).collect();
+        rooms.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (name, known) in &rooms {
             let read = match known.slot {
-                Some(slot) => from_memory(&engine, slot),
+                Some(slot) => from_memory(&mut engine, slot),
                 None => from_disk(&**disk, &engine, name, known.snapshot),
             };
             let (header, payload) = read.map_err(|why| OpenError::Mismatch {
@@ -69,12 +71,10 @@ pub(crate) fn rehome(
 }
 
 /// A room with updates that no snapshot covers.
-fn from_memory(engine: &Engine, slot: u32) -> Result<(EntryHeader, Vec<u8>), String> {
-    let room = engine
-        .rooms
-        .get(engine.rooms.id_of(slot))
-        .expect("the slot is in use");
-    let DocState::Ready(doc) = &room.doc else {
+fn from_memory(engine: &mut Engine, slot: u32) -> Result<(EntryHeader, Vec<u8>), String> {
+    let id = engine.rooms.id_of(slot);
+    let room = engine.rooms.get_mut(id).expect("the slot is in use");
+    let DocState::Ready(doc) = &mut room.doc else {
         return Err("its log does not read as it was written".into());
     };
     let mut state_vector = Vec::new();

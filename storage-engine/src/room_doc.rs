@@ -1,5 +1,6 @@
 //! One room's Yjs document behind the guard.
 
+use crate::deferred::Deferred;
 use crate::guard::gate::{STRUCTS_AT_ONCE, Verdict, judge};
 use crate::guard::ledger::Ledger;
 use crate::guard::plan::{Plan, encode_deletes, write_var};
@@ -29,6 +30,8 @@ pub enum Applied {
 /// A room's document: `yrs::Doc` with UTF-16 offsets, GC on, update v1 only. `Send`.
 pub struct RoomDoc {
     doc: Doc,
+    /// What the document does not hold yet; the ledger knows of it.
+    deferred: Deferred,
     ledger: Ledger,
     poisoned: bool,
     /// Bytes of the state it was loaded from.
@@ -48,6 +51,7 @@ impl RoomDoc {
     pub fn new() -> Self {
         Self {
             doc: empty_doc(),
+            deferred: Deferred::default(),
             ledger: Ledger::default(),
             poisoned: false,
             loaded_bytes: 0,
@@ -66,15 +70,18 @@ impl RoomDoc {
             Applied::New | Applied::Known => {}
             Applied::Cut(_) | Applied::CutKnown => return Err(Refusal::Gap),
         }
+        room.settle()?;
         room.loaded_bytes = state.len();
         room.applied_bytes = 0;
         room.state_bytes_bound = state.len();
         Ok(room)
     }
 
-    /// Guard, then apply. `cut_gaps`: true for a SyncStep2, whose causal part is taken; false for
+    /// Guard, then apply, now or with what comes next: what the document makes of an update that the
+    /// guard knows all about can wait until somebody asks for the document. `cut_gaps`: true for a SyncStep2, whose causal part is taken; false for
     /// an Update, which is taken whole or answered [`Refusal::Gap`]. Never panics on any input; on
-    /// `Err` the document is as it was, unless it is [`RoomDoc::poisoned`] after.
+    /// `Err` the document is as it was, unless it is [`RoomDoc::poisoned`] after, by this update or
+    /// one before it.
     pub fn apply(
         &mut self,
         update: &[u8],
@@ -88,9 +95,21 @@ impl RoomDoc {
         }
         match judge(update, &self.ledger, cut_gaps, limits)? {
             Verdict::Known => Ok(Applied::Known),
+            Verdict::Whole(notes) if notes.plain && Deferred::takes(update.len()) => {
+                self.make_room(update.len(), limits)?;
+                if self.deferred.is_full(update.len()) {
+                    self.settle()?;
+                }
+                self.deferred.push(update);
+                self.unmeasured += notes.write_plain_deletes(&mut self.ledger);
+                notes.write(&mut self.ledger);
+                self.applied(update.len());
+                Ok(Applied::New)
+            }
             Verdict::Whole(notes) => {
                 self.make_room(update.len(), limits)?;
-                self.integrate(update)?;
+                self.settle()?;
+                self.integrate(&[update], false)?;
                 notes.write(&mut self.ledger);
                 self.applied(update.len());
                 Ok(Applied::New)
@@ -113,6 +132,7 @@ impl RoomDoc {
                     });
                 }
                 self.make_room(update.len(), limits)?;
+                self.settle()?;
                 self.integrate_plan(&plan, !notes.subdocs.is_empty())?;
                 notes.write(&mut self.ledger);
                 self.applied(update.len());
@@ -127,8 +147,7 @@ impl RoomDoc {
 
     /// yrs failed on an update that the guard let through, and the document can no longer be
     /// trusted: [`RoomDoc::apply`], [`RoomDoc::diff`] and [`RoomDoc::encode_state`] refuse from now
-    /// on. Make a new one from the snapshot and the logged updates, which the failed one is not
-    /// among.
+    /// on. Make a new one from the snapshot and the logged updates.
     pub fn poisoned(&self) -> bool {
         self.poisoned
     }
@@ -151,7 +170,7 @@ impl RoomDoc {
 
     /// What a client with state vector `sv` (as it came from the wire; checked here) lacks, as update
     /// v1: `00 00` when nothing.
-    pub fn diff(&self, sv: &[u8], limits: &Limits) -> Result<Vec<u8>, Refusal> {
+    pub fn diff(&mut self, sv: &[u8], limits: &Limits) -> Result<Vec<u8>, Refusal> {
         let clocks = guard::state_vector(sv, limits)?;
         let vector: StateVector = clocks
             .into_iter()
@@ -178,7 +197,7 @@ impl RoomDoc {
     }
 
     /// The full state as update v1, checked to decode again (walker).
-    pub fn encode_state(&self) -> Result<Vec<u8>, Refusal> {
+    pub fn encode_state(&mut self) -> Result<Vec<u8>, Refusal> {
         let state = self.encode(&StateVector::default())?;
         let plan = Plan::new(&state, &Limits::own_state(), |_, _| 0)?;
         if plan.gap {
@@ -193,8 +212,25 @@ impl RoomDoc {
         1_200 + 7 * self.loaded_bytes + 2 * self.applied_bytes + 160 * self.ledger.client_count()
     }
 
+    /// Gives the document what it does not hold yet.
+    pub fn settle(&mut self) -> Result<(), Refusal> {
+        if self.deferred.is_empty() {
+            return Ok(());
+        }
+        let deferred = self.deferred.take();
+        let settled = match deferred.joined() {
+            Some(update) => self.integrate(&[&update], true),
+            None => self.integrate(&deferred.updates().collect::<Vec<_>>(), true),
+        };
+        if settled.is_err() && !self.poisoned {
+            self.poison();
+        }
+        settled
+    }
+
     /// What a client with `vector` lacks.
-    fn encode(&self, vector: &StateVector) -> Result<Vec<u8>, Refusal> {
+    fn encode(&mut self, vector: &StateVector) -> Result<Vec<u8>, Refusal> {
+        self.settle()?;
         if self.poisoned {
             return Err(Refusal::Unavailable(
                 "the document failed and is to be loaded again",
@@ -260,7 +296,7 @@ impl RoomDoc {
             updates.push(encode_deletes(&plan.deletes));
         }
         for (done, update) in updates.iter().enumerate() {
-            let result = self.integrate(update);
+            let result = self.integrate(&[update], false);
             if result.is_err() && done > 0 {
                 self.poison();
             }
@@ -269,9 +305,11 @@ impl RoomDoc {
         Ok(())
     }
 
-    /// Gives an update to yrs, all of which the gate has let through, and notes what it deleted.
-    fn integrate(&mut self, update: &[u8]) -> Result<(), Refusal> {
-        let decoded = catch_unwind(|| Update::decode_v1(update));
+    /// Gives updates to yrs, all of which the gate has let through, and notes what they deleted;
+    /// of plain ones the ledger knows it.
+    fn integrate(&mut self, updates: &[&[u8]], plain: bool) -> Result<(), Refusal> {
+        let decode = || updates.iter().map(|update| Update::decode_v1(update));
+        let decoded = catch_unwind(|| decode().collect::<Result<Vec<_>, _>>());
         let Ok(Ok(decoded)) = decoded else {
             return Err(Refusal::Rejected(
                 "the document library could not decode it",
@@ -282,13 +320,21 @@ impl RoomDoc {
         let integrated = catch_unwind(AssertUnwindSafe(|| {
             // A panic must not run the transaction's drop, which commits and would panic again.
             let mut txn = ManuallyDrop::new(doc.transact_mut());
-            if txn.apply_update(decoded).is_err() || txn.has_missing_updates() {
+            for update in decoded {
+                if txn.apply_update(update).is_err() {
+                    return false;
+                }
+            }
+            if txn.has_missing_updates() {
                 return false;
             }
             txn.commit();
             for (client, ranges) in txn.delete_set().iter() {
                 for range in ranges.iter() {
                     deleted_units += (range.end - range.start) as usize;
+                    debug_assert!(
+                        !plain || ledger.is_deleted(client.get(), range.start, range.end)
+                    );
                     ledger.note_deleted(client.get(), range.start, range.end);
                 }
             }

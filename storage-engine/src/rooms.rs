@@ -7,6 +7,10 @@ use collabblocks_wal::{Lsn, RoomKey};
 use std::collections::{BTreeSet, HashMap};
 
 /// The state of a room in memory.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every room in memory is ready"
+)]
 pub(crate) enum DocState {
     /// A job reads it from disk.
     Loading,
@@ -75,7 +79,7 @@ impl Room {
 }
 
 /// What is known of a room by its name; small, because it is kept for every evicted room.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Known {
     /// Its slot, if it is in memory.
     pub(crate) slot: Option<u32>,

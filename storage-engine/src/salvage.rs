@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Updates that a room's document may fail on before the rest of the room is given up.
+const POISON_MAX: usize = 8;
+
 /// What was salvaged.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Salvaged {
@@ -78,9 +81,15 @@ pub fn salvage(
         shard.read_log(&**disk, &dir, &mut salvaged.faults);
         for (key, pieces) in std::mem::take(&mut shard.rooms) {
             let (room, doc) = pieces.put_together(&**disk, &dir, key, &config.limits);
-            if let Some(doc) = doc {
+            if let Some(mut doc) = doc {
                 let home = usize::from(home_shard(&room.name, shards));
-                targets[home].take_document(&**disk, &config, &room.name, room.room_seq, &doc)?;
+                targets[home].take_document(
+                    &**disk,
+                    &config,
+                    &room.name,
+                    room.room_seq,
+                    &mut doc,
+                )?;
             }
             rooms.insert(room.name.clone(), room);
         }
@@ -248,11 +257,12 @@ impl Pieces {
             format!("salvaged-{}", key.0)
         });
         self.snapshots.sort_by_key(|at| at.seq);
-        let (mut doc, mut seq) = (RoomDoc::new(), 0);
+        let read = |at| Entry::read(disk, dir, &name, at).and_then(|entry| entry.document());
+        let (mut doc, mut base, mut seq) = (RoomDoc::new(), None, 0);
         for at in self.snapshots.iter().rev() {
-            match Entry::read(disk, dir, &name, *at).and_then(|entry| entry.document()) {
+            match read(*at) {
                 Ok(read) => {
-                    (doc, seq) = (read, at.seq);
+                    (doc, base, seq) = (read, Some(*at), at.seq);
                     break;
                 }
                 Err(why) => lost.push(format!("its snapshot of update {}: {why}", at.seq)),
@@ -269,14 +279,16 @@ impl Pieces {
             Some((first, last)) => lost.push(format!("updates {first} to {last}")),
             None => {}
         };
-        let (mut last, mut refused) = (seq, 0);
+        let (mut last, mut refused, mut poison) = (seq, 0, Vec::new());
         for n in seq + 1..=self.told_of {
             let Some(update) = self.updates.get(&n) else {
                 missing = Some(missing.map_or((n, n), |(first, _)| (first, n)));
                 continue;
             };
             note(missing.take());
-            match doc.apply(update, true, &limits) {
+            let applied = doc.apply(update, true, &limits);
+            // An update that the document fails on is found where it is, not with the last of them.
+            match doc.settle().and(applied) {
                 Ok(Applied::New | Applied::Known) => last = n,
                 Ok(Applied::Cut(_) | Applied::CutKnown) => {
                     last = n;
@@ -285,7 +297,19 @@ impl Pieces {
                 Err(_) => refused += 1,
             }
             if doc.poisoned() {
-                break;
+                // The document is made again without the update that it failed on.
+                poison.push(n);
+                doc = base.and_then(|at| read(at).ok()).unwrap_or_default();
+                for (_, update) in self
+                    .updates
+                    .range(seq + 1..n)
+                    .filter(|u| !poison.contains(u.0))
+                {
+                    let _ = doc.apply(update, true, &limits);
+                }
+                if doc.settle().is_err() || poison.len() == POISON_MAX {
+                    break;
+                }
             }
         }
         note(missing);
@@ -315,7 +339,7 @@ impl Target {
         config: &EngineConfig,
         name: &str,
         seq: u64,
-        doc: &RoomDoc,
+        doc: &mut RoomDoc,
     ) -> Result<(), OpenError> {
         let refused = |what: String| OpenError::Mismatch {
             path: name.into(),

@@ -86,6 +86,8 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
     let limits = Limits::default();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut room = RoomDoc::new();
+    // The same room, whose document is given each update at once.
+    let mut prompt = RoomDoc::new();
     let mut updates = Vec::new();
     let (mut episode, mut step) = (0, 0);
     for line in lines {
@@ -94,7 +96,7 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
         step += 1;
         match word {
             "new" => {
-                room = RoomDoc::new();
+                (room, prompt) = (RoomDoc::new(), RoomDoc::new());
                 updates.clear();
                 (episode, step) = (episode + 1, 0);
             }
@@ -106,6 +108,8 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                     taken,
                     "seed {seed}, episode {episode}, step {step}: {applied:?} for {rest}"
                 );
+                assert_eq!(prompt.apply(&update, word == "step2", &limits), applied);
+                prompt.settle().unwrap();
                 // What was just taken is known.
                 assert_eq!(
                     room.apply(&update, false, &limits),
@@ -118,7 +122,13 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                 let state = room.encode_state().unwrap();
                 let mut vector = Vec::new();
                 room.state_vector(&mut vector);
-                let again = RoomDoc::from_state(&state).unwrap();
+                let prompt_state = prompt.encode_state().unwrap();
+                assert_eq!(
+                    room.apply(&prompt_state, false, &limits),
+                    Ok(Applied::Known)
+                );
+                assert_eq!(prompt.apply(&state, false, &limits), Ok(Applied::Known));
+                let mut again = RoomDoc::from_state(&state).unwrap();
                 let mut vector_again = Vec::new();
                 again.state_vector(&mut vector_again);
                 assert_eq!(vector, vector_again);
@@ -138,6 +148,10 @@ fn agrees_with_yjs_on_what_yjs_wrote() {
                     to_hex(&other)
                 )
                 .unwrap();
+            }
+            "diff" => {
+                let diff = room.diff(&from_hex(rest), &limits).unwrap();
+                writeln!(answers, "{}", to_hex(&diff)).unwrap();
             }
             "split" => {
                 let state = room.encode_state().unwrap();

@@ -185,6 +185,7 @@ const RULES: &[Rule] = &[
             "server/src/server.rs",                 // a shard's
             "server/src/runtime/files.rs",          // file workers
             "server/src/runtime/log.rs",            // the log's, where it has one
+            "server/src/identity.rs",               // whoever asks the authenticator
             "server/src/runtime/watchdog.rs",       // the watchdog
             "server/src/runtime/glommio/ticker.rs", // the ticker
             "server/cli/src/logs.rs",               // the writer of log lines
@@ -312,7 +313,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
-    ("rustls", &["server", "bench"]),
+    ("rustls", &["server", "server/cli", "bench"]),
     ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
     (

@@ -10,6 +10,7 @@ const SYNC: u8 = 0;
 const AWARENESS: u8 = 1;
 const AUTH: u8 = 2;
 const QUERY_AWARENESS: u8 = 3;
+const PERMISSION_DENIED: u8 = 0;
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
 const UPDATE: u8 = 2;
@@ -121,6 +122,15 @@ pub fn presence(awareness_update: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(awareness_update);
 }
 
+/// Appends the frame that says a client may not do what it did: it logs the reason, and goes on.
+pub fn permission_denied(reason: &str, out: &mut Vec<u8>) {
+    let len = reason.len();
+    binary_header(2 + uint_bytes(len as u64) + len, out);
+    out.extend_from_slice(&[AUTH, PERMISSION_DENIED]);
+    write_uint(len as u64, out);
+    out.extend_from_slice(reason.as_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +192,8 @@ mod tests {
         out.clear();
         presence(&[0], &mut out);
         assert_eq!(out, KEEPALIVE);
+        out.clear();
+        permission_denied("no", &mut out);
+        assert_eq!(out, [0x82, 5, 2, 0, 2, b'n', b'o']);
     }
 }

@@ -179,32 +179,30 @@ fn host_name(authority: &str) -> &str {
     }
 }
 
-impl Refusal {
-    /// Appends the whole answer; the connection is closed after it.
-    pub fn answer(&self, out: &mut Vec<u8>) {
-        let phrase = match self.status {
-            400 => "Bad Request",
-            403 => "Forbidden",
-            404 => "Not Found",
-            408 => "Request Timeout",
-            426 => "Upgrade Required",
-            431 => "Request Header Fields Too Large",
-            503 => "Service Unavailable",
-            _ => "Error",
-        };
-        let extra = match self.status {
-            426 => "Sec-WebSocket-Version: 13\r\n",
-            503 => "Retry-After: 1\r\n",
-            _ => "",
-        };
-        let text = format!(
-            "HTTP/1.1 {} {phrase}\r\n{extra}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{}\n",
-            self.status,
-            self.why.len() + 1,
-            self.why
-        );
-        out.extend_from_slice(text.as_bytes());
-    }
+/// Appends the whole answer of a refusal; the connection is closed after it.
+pub fn refuse(status: u16, why: &str, out: &mut Vec<u8>) {
+    let phrase = match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        426 => "Upgrade Required",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        _ => "Error",
+    };
+    let extra = match status {
+        401 => "WWW-Authenticate: Bearer\r\n",
+        426 => "Sec-WebSocket-Version: 13\r\n",
+        503 => "Retry-After: 1\r\n",
+        _ => "",
+    };
+    let text = format!(
+        "HTTP/1.1 {status} {phrase}\r\n{extra}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{why}\n",
+        why.len() + 1,
+    );
+    out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -2,4 +2,5 @@
 
 pub mod http;
 pub mod proxy;
+pub mod request;
 pub mod websocket;

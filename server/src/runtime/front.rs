@@ -132,6 +132,14 @@ impl Front {
         }
     }
 
+    /// The certificate that its client showed.
+    pub fn certificate(&self) -> Option<Box<[u8]>> {
+        match self {
+            Front::Tls(session) => session.certificate(),
+            Front::Clear | Front::Opening(_) => None,
+        }
+    }
+
     /// Its TLS, for another core.
     pub fn into_tls(self) -> Option<Box<Session>> {
         match self {

@@ -12,6 +12,7 @@ pub mod watchdog;
 
 pub use front::FrontRules;
 
+use crate::identity::Asker;
 use crate::mailbox::{Inbox, Outbox, Wake};
 use crate::shard::{ControlReply, Effects, Event, Instant, RuntimeStats, ShardId};
 use std::net::{SocketAddr, TcpListener};
@@ -83,6 +84,8 @@ pub struct Ports {
     pub replies: UnboundedSender<(ShardId, ControlReply)>,
     /// Sockets for the control plane; when it is full the peer is answered 503.
     pub passed: Sender<Passed>,
+    /// To whoever authenticates clients.
+    pub identity: Asker,
     /// What connections begin with.
     pub front: FrontRules,
     /// What the watchdog looks at.
@@ -214,11 +217,6 @@ pub(crate) fn complete_reply(
         counted.elapsed_ns = now.0 - started.0;
         stats.runtime = counted.clone();
     }
-}
-
-/// Whether a peer is on this machine.
-pub(crate) fn is_loopback(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
 }
 
 /// Who is at the other end of a socket; `None` if the connection was reset already.

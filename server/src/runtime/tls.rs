@@ -74,6 +74,12 @@ impl Session {
         self.ready
     }
 
+    /// The certificate that the client showed and that was verified, in DER.
+    pub(crate) fn certificate(&self) -> Option<Box<[u8]>> {
+        let first = self.tls.peer_certificates()?.first()?;
+        Some(first.as_ref().into())
+    }
+
     /// Ciphertext that is to be looked at later, with [`Session::receive`].
     pub(crate) fn keep(&mut self, bytes: &[u8]) {
         self.waiting.extend_from_slice(bytes);

@@ -114,7 +114,7 @@ pub struct RoomName {
     pub whole: bool,
 }
 
-const EVENT_NAMES: [&str; 16] = [
+const EVENT_NAMES: [&str; 17] = [
     "none",
     "accepted",
     "handed_off",
@@ -131,6 +131,7 @@ const EVENT_NAMES: [&str; 16] = [
     "turn_end",
     "proxied",
     "mail_refused",
+    "authenticated",
 ];
 
 fn code_of(event: &Event<'_>) -> u8 {
@@ -150,6 +151,7 @@ fn code_of(event: &Event<'_>) -> u8 {
         Event::Timer => 12,
         Event::TurnEnd => 13,
         Event::MailRefused { .. } => 15,
+        Event::Authenticated { .. } => 16,
     }
 }
 

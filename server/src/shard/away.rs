@@ -5,6 +5,7 @@
 use super::Shard;
 use super::connection::{Session, Stage};
 use super::effect::{Effect, Effects};
+use super::identity::Claims;
 use super::mail::{Item, Letter};
 use super::presence;
 use super::room::Room;
@@ -13,7 +14,7 @@ use super::types::{ConnId, Instant, ShardId};
 use crate::dialect::lib0::write_uint;
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::http::Upgrade;
-use collabblocks_storage_engine::RoomId;
+use collabblocks_storage_engine::{RoomId, home_shard};
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 
@@ -149,6 +150,11 @@ impl Away {
         }
     }
 
+    /// Whether a diff came in this turn, and the stream goes on from elsewhere.
+    pub fn has_jumped(&mut self, id: RoomId) -> bool {
+        self.get(id).is_some_and(|away| away.jumped)
+    }
+
     /// The turn's frames have gone to the sessions.
     pub fn turn_ended(&mut self, id: RoomId) {
         let away = self.get(id).expect("its turn ended");
@@ -165,23 +171,29 @@ impl Shard {
         &mut self,
         now: Instant,
         id: ConnId,
-        home: ShardId,
         mut bytes: Vec<u8>,
         upgrade: &Upgrade,
+        claims: Claims,
         effects: &mut Effects,
     ) {
+        let home = ShardId(home_shard(&upgrade.room, self.config.shards));
         let room_id = (self.away).enter(&upgrade.room, home, self.config.hash_seed);
         let room = self.away.room(room_id).expect("just entered");
         let index = room.loading.len();
         room.loading.push(id);
         let connection = self.touch(id).expect("its head was read");
         upgrade.accept(&mut connection.out);
-        let session = Session::new(room_id, index, false, now);
+        let session = Session::new(room_id, index, claims.clone(), now);
         connection.stage = Stage::Session(Box::new(session));
         effects.list.push(Effect::Established { conn: id });
         let name = upgrade.room.as_str().into();
-        let (conn, room) = (id, room_id);
-        self.post.push(home, Item::Attach { conn, room, name });
+        let attach = Item::Attach {
+            conn: id,
+            room: room_id,
+            name,
+            claims: Box::new(claims),
+        };
+        self.post.push(home, attach);
         let mut rest = bytes.split_off(upgrade.head_bytes);
         if !rest.is_empty() {
             self.on_frames(now, id, &mut rest, effects);
@@ -217,6 +229,10 @@ impl Shard {
                     return self.close(now, id, 4400, reason, true);
                 }
             };
+            if session.is_read_only() {
+                self.refuse_update(id, reply);
+                continue;
+            }
             let home = self.home_of(room_id);
             let letter = &mut self.post.lane(home).letter;
             let bytes = letter.put(update);
@@ -395,7 +411,12 @@ impl Shard {
             Item::Heat { name, on: false } => {
                 self.away.hot.remove(name);
             }
-            Item::Attach { conn, room, name } => self.on_attach(now, from, *conn, *room, name),
+            Item::Attach {
+                conn,
+                room,
+                name,
+                claims,
+            } => self.on_attach(now, from, *conn, *room, name, claims),
             Item::Leave { .. }
             | Item::Streamed { .. }
             | Item::Update { .. }
@@ -406,6 +427,7 @@ impl Shard {
                 conn,
                 guest,
                 room,
+                heard,
                 fresh,
             } => {
                 if let Some((offset, states)) = fresh
@@ -413,7 +435,7 @@ impl Shard {
                 {
                     away.begin(*offset, &bytes[states.clone()]);
                 }
-                self.on_live(now, from, *conn, *guest, effects);
+                self.on_live(now, from, *conn, (*guest, *heard), effects);
             }
             Item::Frames { conn, bytes: range } => {
                 if let Some(connection) = self.touch(*conn)
@@ -458,6 +480,7 @@ impl Shard {
                 from,
                 bytes: range,
                 frames,
+                size,
             } => {
                 let Some(away) = self.away.get(*room) else {
                     return;
@@ -467,6 +490,7 @@ impl Shard {
                     "a room's frames come in order, without holes"
                 );
                 away.offset += range.len() as u64;
+                away.room.size_told = *size;
                 let turn = &mut away.room.turn;
                 let start = turn.bytes.len();
                 turn.bytes.extend_from_slice(&bytes[range.clone()]);
@@ -494,8 +518,13 @@ impl Shard {
                     self.touch_room(*room);
                 }
             }
-            Item::States { room, bytes: range } => {
+            Item::States {
+                room,
+                bytes: range,
+                size,
+            } => {
                 if let Some(away) = self.away.get(*room) {
+                    away.room.size_told = *size;
                     away.copy_presence(&bytes[range.clone()]);
                     self.touch_room(*room);
                 }
@@ -519,7 +548,7 @@ impl Shard {
         now: Instant,
         home: ShardId,
         id: ConnId,
-        guest: ConnId,
+        (guest, heard): (ConnId, u64),
         effects: &mut Effects,
     ) {
         let waits = |session: &&mut Session| session.loading.is_some();
@@ -529,13 +558,14 @@ impl Shard {
         let (room_id, index) = (session.room, session.index);
         self.take_off_list(id, room_id, index, false);
         let room = self.room(room_id);
-        let index = room.sessions.len();
-        room.sessions.push(id);
+        let (group, index, _) = room.admit(id);
         let anyone = room.presence.present() > 0;
         let connection = self.connection(id).expect("it waits");
         let blocked = connection.blocked_since.is_some();
         let session = connection.session().expect("it waits");
         session.index = index;
+        session.group = group;
+        session.heard = heard;
         session.guest = Some(guest);
         session.wants.presence = anyone;
         let queue = session.loading.take().expect("it waits");
@@ -559,7 +589,8 @@ impl Shard {
 impl AwayRoom {
     /// The first session here that the home knows of is in.
     fn begin(&mut self, offset: u64, states: &[u8]) {
-        assert!(self.room.sessions.is_empty(), "none was in before");
+        let loading = self.room.loading.len();
+        assert_eq!(self.room.len(), loading, "none was in before");
         self.room.begin(offset);
         self.offset = offset;
         self.jumped = false;

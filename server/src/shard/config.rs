@@ -14,8 +14,10 @@ pub struct ShardConfig {
     pub shards: u16,
     /// Peers, too, get an update only once it is durable.
     pub strict: bool,
-    /// Who may connect.
-    pub access: Access,
+    /// Who may connect at all.
+    pub admission: Admission,
+    /// Whether it is asked who a client is; if not, whoever may connect may write.
+    pub authenticates: bool,
     /// Seeds hashes of what clients choose; random in production.
     pub hash_seed: u64,
     /// Rooms that are not opened: each held its core before.
@@ -26,9 +28,9 @@ pub struct ShardConfig {
     pub guard: collabblocks_storage_engine::Limits,
 }
 
-/// Who may connect, as long as nothing authenticates.
+/// Who may connect, before it is asked who it is. All there is by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum Admission {
     /// Loopback peers only; of browsers, pages served from loopback, and the origins listed.
     Loopback(Vec<String>),
     /// Anybody who reaches the port; of browsers, pages of this host and the origins listed.
@@ -48,6 +50,10 @@ pub struct SessionLimits {
     pub http_head_bytes_max: usize,
     /// Time for a request head to arrive.
     pub http_head_timeout: Duration,
+    /// Time for the question who a client is.
+    pub authenticate_timeout: Duration,
+    /// Such questions under way.
+    pub authenticating_max: usize,
     /// Bytes of one WebSocket message.
     pub frame_bytes_max: usize,
     /// Bytes of half-sent messages of all connections together. Past it, whoever sends more of a
@@ -101,6 +107,8 @@ impl Default for SessionLimits {
             hot_room_sessions: 512,
             http_head_bytes_max: 16 << 10,
             http_head_timeout: Duration::from_secs(10),
+            authenticate_timeout: Duration::from_secs(10),
+            authenticating_max: 4096,
             frame_bytes_max: (32 << 20) + (64 << 10),
             half_read_bytes_max: 256 << 20,
             room_name_bytes_max: 512,

@@ -4,17 +4,22 @@ use super::connection::{Connection, LoadQueue, Session, Stage};
 use super::effect::{Effect, Effects};
 use super::event::Handoff;
 use super::guests::is_guest;
+use super::identity::Claims;
 use super::room::Room;
 use super::types::{ConnId, Instant, ShardId};
-use super::{Access, Drain, Shard};
+use super::{Drain, Shard};
 use crate::dialect::y_websocket;
 use crate::edge::http::{self, Head, Refusal, Upgrade};
 use collabblocks_storage_engine::{Notice, RoomId, RoomStatus, home_shard};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The peer of a connection that is only refused.
+const UNKNOWN_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 impl Shard {
-    pub(super) fn on_accepted(&mut self, now: Instant, id: ConnId, loopback: bool) {
+    pub(super) fn on_accepted(&mut self, now: Instant, id: ConnId, peer: SocketAddr) {
         self.stats.connections_total += 1;
-        self.insert(id, Connection::new(id, loopback, now));
+        self.insert(id, Connection::new(id, peer, now));
         self.refuse_if_full(id);
     }
 
@@ -38,14 +43,19 @@ impl Shard {
         handoff: Handoff,
         effects: &mut Effects,
     ) {
-        self.insert(id, Connection::new(id, handoff.loopback, now));
+        let Handoff {
+            bytes,
+            peer,
+            claims,
+        } = handoff;
+        self.insert(id, Connection::new(id, peer, now));
         if !self.refuse_if_full(id) {
-            self.on_head(now, id, handoff.bytes, effects);
+            self.on_head(now, id, bytes, Some(claims), effects);
         }
     }
 
     pub(super) fn on_handoff_refused(&mut self, now: Instant, id: ConnId) {
-        self.insert(id, Connection::new(id, true, now));
+        self.insert(id, Connection::new(id, UNKNOWN_PEER, now));
         self.refuse(
             id,
             503,
@@ -66,12 +76,14 @@ impl Shard {
         self.live += 1;
     }
 
-    /// All bytes of a connection whose head was not complete so far.
+    /// All bytes of a connection whose head was not complete so far, or that was let in elsewhere:
+    /// then with its claims.
     pub(super) fn on_head(
         &mut self,
         now: Instant,
         id: ConnId,
         bytes: Vec<u8>,
+        claims: Option<Claims>,
         effects: &mut Effects,
     ) {
         match http::parse(&bytes, self.config.limits.http_head_bytes_max) {
@@ -85,37 +97,36 @@ impl Shard {
                 self.remove(id);
                 effects.list.push(Effect::PassToControl { conn: id, bytes });
             }
-            Head::Upgrade(upgrade) => self.on_upgrade(now, id, bytes, &upgrade, effects),
+            Head::Upgrade(upgrade) => match claims {
+                Some(claims) => self.let_in(now, id, bytes, &upgrade, claims, effects),
+                None => self.on_upgrade(now, id, bytes, upgrade, effects),
+            },
         }
     }
 
-    fn on_upgrade(
+    /// A client that is known by now goes where its room is.
+    pub(super) fn let_in(
         &mut self,
         now: Instant,
         id: ConnId,
         mut bytes: Vec<u8>,
         upgrade: &Upgrade,
+        claims: Claims,
         effects: &mut Effects,
     ) {
-        let loopback = self.connection(id).is_some_and(|c| c.loopback);
-        if let Err((status, why)) = admit(&self.config.access, upgrade, loopback) {
-            return self.refuse(id, status, why);
-        }
-        if upgrade.reserved {
-            return self.refuse(
-                id,
-                404,
-                "this path is reserved and this server serves no room socket on it",
-            );
-        }
         let home = ShardId(home_shard(&upgrade.room, self.config.shards));
         if home != self.config.id && self.away.is_hot(&upgrade.room) {
-            return self.stay_away(now, id, home, bytes, upgrade, effects);
+            return self.stay_away(now, id, bytes, upgrade, claims, effects);
         }
         if home != self.config.id {
+            let peer = self.connection(id).map_or(UNKNOWN_PEER, |c| c.peer);
             self.remove(id);
             self.stats.handoffs_total += 1;
-            let handoff = Box::new(Handoff { bytes, loopback });
+            let handoff = Box::new(Handoff {
+                bytes,
+                peer,
+                claims,
+            });
             return effects.list.push(Effect::Handoff {
                 conn: id,
                 to: home,
@@ -153,7 +164,7 @@ impl Shard {
             connection.stage = Stage::Closing { flush: true };
             return;
         }
-        self.attach(now, id, room);
+        self.attach(now, id, room, claims);
         let rest = bytes.split_off(upgrade.head_bytes);
         if !rest.is_empty() {
             let mut rest = rest;
@@ -161,13 +172,19 @@ impl Shard {
         }
     }
 
-    fn attach(&mut self, now: Instant, id: ConnId, name: &str) {
-        let (room_id, status) = self.enter(now, id, name);
+    fn attach(&mut self, now: Instant, id: ConnId, name: &str, claims: Claims) {
+        let (room_id, status) = self.enter(now, id, name, claims);
         self.settle_in(now, id, room_id, status, name);
     }
 
     /// A session enters a room, which may have to be loaded.
-    pub(super) fn enter(&mut self, now: Instant, id: ConnId, name: &str) -> (RoomId, RoomStatus) {
+    pub(super) fn enter(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        name: &str,
+        claims: Claims,
+    ) -> (RoomId, RoomStatus) {
         let (room_id, status) = self.engine.attach(now.0, name);
         let slot = room_id.slot as usize;
         if self.rooms.len() <= slot {
@@ -184,7 +201,7 @@ impl Shard {
         let connection = self
             .connection(id)
             .expect("the connection being attached is there");
-        let session = Session::new(room_id, index, false, now);
+        let session = Session::new(room_id, index, claims, now);
         connection.stage = Stage::Session(Box::new(session));
         self.tally(room_id);
         (room_id, status)
@@ -222,21 +239,25 @@ impl Shard {
         vector.clear();
         let room_id = self.session(id)?.room;
         self.engine.state_vector(room_id, &mut vector);
-        let list = self.room(room_id).list_of(id, true);
-        let index = list.len();
-        list.push(id);
+        let (group, index, heard) = self.room(room_id).admit(id);
         if is_guest(id) {
-            self.guest_live(id, room_id);
+            self.guest_live(id, room_id, heard);
         }
         // A guest's core has a copy of who is present.
         let anyone = !is_guest(id) && self.room(room_id).presence.present() > 0;
         let connection = self.touch(id)?;
-        y_websocket::sync_request(&vector, &mut connection.out);
+        // What a read-only client has is not wanted.
+        let asked = !connection.session()?.is_read_only();
+        if asked {
+            y_websocket::sync_request(&vector, &mut connection.out);
+        }
         let session = connection.session()?;
         // At the end of the turn, when many who came in it are told the same.
         session.wants.presence = anyone;
         session.index = index;
-        session.asked = true;
+        session.group = group;
+        session.heard = heard;
+        session.asked = asked;
         let queue = session.loading.take();
         self.scratch = vector;
         let waited = queue.as_ref().map_or(0, |queue| queue.bytes);
@@ -284,8 +305,8 @@ impl Shard {
                     .room_if_kept(room_id)
                     .into_iter()
                     .flat_map(|r| {
-                        r.sessions
-                            .iter()
+                        (r.sessions.iter())
+                            .chain(r.spread.iter().flat_map(|spread| spread.sessions()))
                             .chain(&r.loading)
                             .chain(r.guests())
                             .copied()
@@ -318,32 +339,16 @@ impl Shard {
     }
 
     /// Answers a request head with an error and closes.
-    pub(super) fn refuse(&mut self, id: ConnId, status: u16, why: &'static str) {
+    pub(super) fn refuse(&mut self, id: ConnId, status: u16, why: &str) {
         self.count_refused("http");
+        self.answer_and_close(id, status, why);
+    }
+
+    pub(super) fn answer_and_close(&mut self, id: ConnId, status: u16, why: &str) {
         let Some(connection) = self.touch(id) else {
             return;
         };
-        Refusal { status, why }.answer(&mut connection.out);
+        http::refuse(status, why, &mut connection.out);
         connection.stage = Stage::Closing { flush: true };
     }
-}
-
-fn admit(access: &Access, upgrade: &Upgrade, loopback: bool) -> Result<(), (u16, &'static str)> {
-    let (origins, local) = match access {
-        Access::Loopback(origins) => (origins, true),
-        Access::Open(origins) => (origins, false),
-    };
-    if local && !loopback {
-        return Err((
-            403,
-            "this server serves its own machine only; set access = \"open\" to change that",
-        ));
-    }
-    if !upgrade.origin_allowed(origins, local) {
-        return Err((
-            403,
-            "pages of this origin may not connect; list it in allowed_origins",
-        ));
-    }
-    Ok(())
 }

@@ -1,16 +1,21 @@
 //! A connection on a shard: from the first byte of its request head to its last frame.
 
+use super::identity::{Access, Asked, Claims};
 use super::pace::Late;
 use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use crate::edge::websocket::Decoder;
 use collabblocks_storage_engine::RoomId;
+use core::net::SocketAddr;
+use std::time::Duration;
 
 /// How far a connection has come.
 #[derive(Debug)]
 pub enum Stage {
     /// Its request head is being read: all bytes so far.
     Head(Vec<u8>),
+    /// It is being found out who it is. It is not read meanwhile.
+    Authenticating(Box<Asked>),
     /// It is a session of a room.
     Session(Box<Session>),
     /// It will be closed at the end of the turn; what it sends is ignored.
@@ -31,8 +36,8 @@ pub struct Connection {
     pub touched: bool,
     /// A ping is unanswered.
     pub pinged: bool,
-    /// The peer's address is loopback.
-    pub loopback: bool,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
     /// Bytes the runtime holds back.
     pub unsent_bytes: usize,
     /// When any data was sent last.
@@ -56,12 +61,18 @@ pub struct Session {
     pub room: RoomId,
     /// Messages that came while the room loads; `None` once it is live.
     pub loading: Option<LoadQueue>,
-    /// Its index among the room's live sessions, or among those that wait for it to load.
+    /// Its index among the room's live sessions, or those of its group, or among those that wait for it to load.
     pub index: usize,
+    /// Its group, in a large room.
+    pub group: u8,
+    /// The stream offset up to which it needs to hear nothing of the room.
+    pub heard: u64,
     /// Since when it is attached.
     pub since: Instant,
-    /// Its updates are dropped.
-    pub read_only: bool,
+    /// Who it is and what it may do.
+    pub claims: Claims,
+    /// It was told that it may not write.
+    pub told_read_only: bool,
     /// It was asked for what the room lacks and has not answered.
     pub asked: bool,
     /// Gaps that came after an answer.
@@ -116,6 +127,9 @@ pub struct LoadQueue {
     pub paused: bool,
 }
 
+/// Bytes of what it missed that a session gets first, when its socket takes some again.
+pub const PART_BYTES_MIN: usize = 16 << 10;
+
 /// From where on a session misses what happened.
 #[derive(Debug)]
 pub struct Behind {
@@ -125,17 +139,54 @@ pub struct Behind {
     pub state_vector: Box<[u8]>,
     /// The room's presence version then.
     pub presence: u64,
+    /// Bytes of what it missed that it gets next: twice as many as before, as long as its socket takes
+    /// all. What a socket does not take is kept for it alone.
+    pub part_bytes: usize,
+    /// Where it was when its progress was looked at last, and when, once it got a part.
+    looked_at: Option<(u64, Instant)>,
+}
+
+impl Behind {
+    /// Behind from this stream offset on, with this state vector and presence version.
+    pub fn new(from: u64, state_vector: Box<[u8]>, presence: u64) -> Self {
+        Self {
+            from,
+            state_vector,
+            presence,
+            part_bytes: PART_BYTES_MIN,
+            looked_at: None,
+        }
+    }
+
+    /// It has been given all up to here, and there is more.
+    pub fn got_part(&mut self, now: Instant, up_to: u64, part_bytes_max: usize) {
+        self.looked_at.get_or_insert((self.from, now));
+        self.from = up_to;
+        self.part_bytes = (self.part_bytes * 2).min(part_bytes_max.max(PART_BYTES_MIN));
+    }
+
+    /// Whether less than `bytes` of the parts have gone in a time of `limit`.
+    pub fn drags(&mut self, now: Instant, limit: Duration, bytes: usize) -> bool {
+        match &mut self.looked_at {
+            Some((at, since)) if self.from - *at >= bytes as u64 => {
+                (*at, *since) = (self.from, now);
+                false
+            }
+            Some((_, since)) => now.0.saturating_sub(since.0) > limit.as_nanos() as u64,
+            None => false,
+        }
+    }
 }
 
 impl Connection {
     /// A connection whose request head is awaited.
-    pub fn new(id: ConnId, loopback: bool, now: Instant) -> Self {
+    pub fn new(id: ConnId, peer: SocketAddr, now: Instant) -> Self {
         Self {
             generation: id.generation,
             blocked_since: None,
             touched: false,
             pinged: false,
-            loopback,
+            peer,
             unsent_bytes: 0,
             last_sent: now,
             last_received: now,
@@ -195,13 +246,16 @@ impl Connection {
 
 impl Session {
     /// A session whose room is not live for it yet; `index` is its place among those that wait.
-    pub fn new(room: RoomId, index: usize, read_only: bool, now: Instant) -> Self {
+    pub fn new(room: RoomId, index: usize, claims: Claims, now: Instant) -> Self {
         Self {
             room,
             loading: Some(LoadQueue::default()),
             index,
+            group: 0,
+            heard: 0,
             since: now,
-            read_only,
+            claims,
+            told_read_only: false,
             asked: false,
             gap_repeats: 0,
             wrote: false,
@@ -229,6 +283,11 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// Whether its updates are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.claims.access == Access::ReadOnly
     }
 
     /// Whether nothing large is on its way to it.

@@ -1,6 +1,7 @@
 //! What a shard wants done.
 
 use super::event::{ControlReply, Handoff, Mail};
+use super::identity::Request;
 use super::types::{ConnId, Instant, ShardId};
 use collabblocks_storage_engine::Job;
 use collabblocks_wal::WriteJob;
@@ -57,6 +58,14 @@ pub enum Effect {
         to: ShardId,
         /// What is known.
         handoff: Box<Handoff>,
+    },
+    /// Find out who a client is and what it may do, then [`super::Event::Authenticated`]. Only from a
+    /// shard that is told to ask; its bound on questions under way is its own.
+    Authenticate {
+        /// Whose.
+        conn: ConnId,
+        /// What is known of it; the runtime adds the certificate, if there is one.
+        request: Box<Request>,
     },
     /// The request is no room socket: give the socket and all bytes read to the control plane. The
     /// id is gone.

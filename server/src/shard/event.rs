@@ -1,9 +1,11 @@
 //! What can happen to a shard.
 
+use super::identity::{Claims, Verdict};
 use super::mail::Letter;
 use super::types::{ConnId, ShardId};
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
+use core::net::SocketAddr;
 use std::io;
 
 /// One thing that happened. Byte slices borrow the runtime's receive buffers.
@@ -14,16 +16,16 @@ pub enum Event<'a> {
     Accepted {
         /// The connection's new id.
         conn: ConnId,
-        /// The peer's address is loopback.
-        loopback: bool,
+        /// Who is at the other end.
+        peer: SocketAddr,
     },
     /// The socket's peer is a balancer that speaks for this one. Comes before the first bytes, if at
     /// all.
     Proxied {
         /// The connection.
         conn: ConnId,
-        /// The address of whom it speaks for is loopback.
-        loopback: bool,
+        /// Whom it speaks for.
+        peer: SocketAddr,
     },
     /// A socket came with a [`Mail::Handoff`] from another core.
     HandedOff {
@@ -36,6 +38,14 @@ pub enum Event<'a> {
     HandoffRefused {
         /// The connection.
         conn: ConnId,
+    },
+    /// The answer to an [`super::Effect::Authenticate`]: one for each, also if the connection is gone
+    /// by then.
+    Authenticated {
+        /// Who was asked about.
+        conn: ConnId,
+        /// Who it is, or why it is not let in.
+        verdict: Verdict,
     },
     /// Bytes arrived; they may be changed in place (unmasking).
     Received {
@@ -112,8 +122,10 @@ pub enum Mail {
 pub struct Handoff {
     /// The HTTP request head and all bytes read after it, as they came.
     pub bytes: Vec<u8>,
-    /// The peer's address is loopback.
-    pub loopback: bool,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+    /// Who it is: it was let in where it was accepted.
+    pub claims: Claims,
 }
 
 /// What the control plane may ask.

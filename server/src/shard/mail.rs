@@ -4,6 +4,7 @@
 
 use super::effect::{Effect, Effects};
 use super::event::Mail;
+use super::identity::Claims;
 use super::room::TurnFrame;
 use super::stream::Messages;
 use super::types::{ConnId, Instant, ShardId};
@@ -36,6 +37,7 @@ pub(super) enum Item {
         conn: ConnId,
         room: RoomId,
         name: Box<str>,
+        claims: Box<Claims>,
     },
     /// It is gone.
     Leave { guest: ConnId },
@@ -59,6 +61,8 @@ pub(super) enum Item {
         conn: ConnId,
         guest: ConnId,
         room: RoomId,
+        /// The stream offset up to which it has missed nothing.
+        heard: u64,
         /// The first of its core: the room's stream offset, and all who are present.
         fresh: Option<(u64, Range<usize>)>,
     },
@@ -85,6 +89,8 @@ pub(super) enum Item {
         from: u64,
         bytes: Range<usize>,
         frames: Vec<TurnFrame>,
+        /// Sessions of the room, on all cores.
+        size: usize,
     },
     /// In the place of frames that the core missed: one that holds all up to this stream offset.
     Diff {
@@ -93,7 +99,12 @@ pub(super) enum Item {
         bytes: Range<usize>,
     },
     /// The latest presence of the clients that changed.
-    States { room: RoomId, bytes: Range<usize> },
+    States {
+        room: RoomId,
+        bytes: Range<usize>,
+        /// Sessions of the room, on all cores.
+        size: usize,
+    },
 }
 
 impl Letter {

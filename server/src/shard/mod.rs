@@ -2,6 +2,7 @@
 //! randomness, no await inside.
 
 mod acks;
+mod authenticate;
 mod away;
 mod config;
 mod connect;
@@ -11,12 +12,14 @@ mod event;
 mod fanout;
 mod guests;
 mod hot;
+mod identity;
 mod mail;
 mod marks;
 mod pace;
 mod presence;
 mod room;
 mod session;
+mod spread;
 mod stats;
 mod stream;
 mod sweep;
@@ -24,9 +27,10 @@ mod tally;
 mod types;
 mod wants;
 
-pub use config::{Access, SessionLimits, ShardConfig};
+pub use config::{Admission, SessionLimits, ShardConfig};
 pub use effect::{Effect, Effects};
 pub use event::{ControlReply, ControlRequest, Event, Handoff, Mail};
+pub use identity::{Access, Authenticated, Claims, Denied, Request, Verdict};
 pub use mail::Letter;
 pub use pace::Pace;
 pub use stats::{RuntimeStats, Stats};
@@ -71,10 +75,14 @@ pub struct Shard {
     answer_bytes_left: usize,
     /// Bytes that may still be copied in this turn for sessions that wrote in it.
     own_copies_left: usize,
+    /// Sessions of large rooms that may still be told of it in this turn.
+    spread_sends_left: usize,
     /// Sessions that are to be told what they want.
     wanting: Vec<ConnId>,
     /// Sessions whose answer waits for its turn, first come first.
     waiting: Vec<ConnId>,
+    /// Questions under way who a client is.
+    authenticating: usize,
     /// Bytes of half-sent messages of all connections.
     half_read_bytes: usize,
     /// Bytes of messages that wait for their room to load.
@@ -126,8 +134,10 @@ impl Shard {
             answers: stream::Answers::default(),
             answer_bytes_left: 0,
             own_copies_left: 0,
+            spread_sends_left: 0,
             wanting: Vec::new(),
             waiting: Vec::new(),
+            authenticating: 0,
             half_read_bytes: 0,
             loading_bytes: 0,
             frames_peak: 0,
@@ -149,11 +159,14 @@ impl Shard {
             Event::Received { conn, bytes } => self.on_received(now, conn, bytes, effects),
             Event::TurnEnd => self.on_turn_end(now, effects),
             Event::LogWritten { job, result } => self.on_log_written(now, job, result, effects),
-            Event::Accepted { conn, loopback } => self.on_accepted(now, conn, loopback),
-            Event::Proxied { conn, loopback } => {
+            Event::Accepted { conn, peer } => self.on_accepted(now, conn, peer),
+            Event::Proxied { conn, peer } => {
                 if let Some(connection) = self.connection(conn) {
-                    connection.loopback = loopback;
+                    connection.peer = peer;
                 }
+            }
+            Event::Authenticated { conn, verdict } => {
+                self.on_authenticated(now, conn, verdict, effects);
             }
             Event::HandedOff { conn, handoff } => self.on_handed_off(now, conn, *handoff, effects),
             Event::HandoffRefused { conn } => self.on_handoff_refused(now, conn),
@@ -225,6 +238,7 @@ impl Shard {
                 let mut stats = Box::new(self.stats.clone());
                 stats.engine = self.engine.stats();
                 stats.connections = self.live as u64;
+                stats.authenticating = self.authenticating as u64;
                 stats.rooms = self.counts.rooms;
                 stats.sessions = self.counts.sessions;
                 stats.away_sessions = self.away.sessions() as u64;
@@ -328,7 +342,7 @@ impl Shard {
         match &connection.stage {
             Stage::Closing { .. } => return,
             Stage::Session(_) => connection.last_words(|out| websocket::close(code, reason, out)),
-            Stage::Head(_) => {}
+            Stage::Head(_) | Stage::Authenticating(_) => {}
         }
         self.leave(now, id);
         if let Some(connection) = self.connection(id) {
@@ -353,7 +367,8 @@ impl Shard {
     }
 
     fn take_off_list(&mut self, id: ConnId, room_id: RoomId, index: usize, live: bool) {
-        let list = self.room(room_id).list_of(id, live);
+        let group = self.session(id).map_or(0, |session| session.group);
+        let list = self.room(room_id).list_of(id, live, group);
         assert_eq!(list.swap_remove(index), id, "a session knows its place");
         let moved = list.get(index).copied();
         if let Some(moved) = moved {

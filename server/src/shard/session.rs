@@ -42,8 +42,9 @@ impl Shard {
             Stage::Head(head) => {
                 let mut head = std::mem::take(head);
                 head.extend_from_slice(bytes);
-                self.on_head(now, id, head, effects);
+                self.on_head(now, id, head, None, effects);
             }
+            Stage::Authenticating(asked) => asked.bytes.extend_from_slice(bytes),
             Stage::Closing { .. } => {}
         }
     }
@@ -199,9 +200,8 @@ impl Shard {
         let Some(session) = self.session(id) else {
             return;
         };
-        if session.read_only {
-            self.count_refused("read_only");
-            return;
+        if session.is_read_only() {
+            return self.refuse_update(id, reply);
         }
         if self.acks.held_bytes() > self.config.limits.queue_hard_bytes {
             self.count_refused("acks_full");

@@ -43,6 +43,8 @@ pub struct Stats {
     pub connections: u64,
     /// Connections since start.
     pub connections_total: u64,
+    /// Questions under way who a client is, now.
+    pub authenticating: u64,
     /// Connections handed to other shards since start.
     pub handoffs_total: u64,
     /// Sessions now.
@@ -96,6 +98,7 @@ impl Default for Stats {
             engine: EngineStats::default(),
             connections: 0,
             connections_total: 0,
+            authenticating: 0,
             handoffs_total: 0,
             sessions: 0,
             rooms: 0,

@@ -18,6 +18,11 @@ const STEP: Duration = Duration::from_millis(50);
 const ANSWER_PART: usize = 16;
 /// The same while others wait for their answers to be made.
 const ANSWER_PART_WHEN_CONTENDED: usize = 4;
+/// This part of the most that is kept of what a session missed must have gone within each
+/// `slow_reader_timeout`, once it gets it, or all that there is.
+const MISSED_PART: usize = 16;
+/// And no less than this.
+const MISSED_PART_BYTES_MIN: usize = 128 << 10;
 
 /// Where the sweep stands.
 #[derive(Debug, Default)]
@@ -48,6 +53,8 @@ impl Sweep {
 enum Due {
     Nothing,
     HeadTimeout,
+    AuthenticateTimeout,
+    Expired,
     LoadTimeout,
     SlowReader,
     Dead,
@@ -92,6 +99,16 @@ impl Shard {
         match due(connection, now, &limits, contended) {
             Due::Nothing => {}
             Due::HeadTimeout => self.refuse(id, 408, "no whole request head arrived in time"),
+            Due::AuthenticateTimeout => self.refuse(
+                id,
+                503,
+                "it could not be found out in time who you are; try later",
+            ),
+            Due::Expired => {
+                self.count_refused("expired");
+                let reason = "the access has expired; get a new token and connect again";
+                self.close(now, id, 4401, reason, true);
+            }
             Due::LoadTimeout => {
                 self.count_refused("load_timeout");
                 self.close(
@@ -135,6 +152,11 @@ fn due(
         // Bytes that trickle in do not extend the time: `last_sent` is when it was accepted.
         Stage::Head(_) if over(connection.last_sent, limits.http_head_timeout) => Due::HeadTimeout,
         Stage::Head(_) => Due::Nothing,
+        Stage::Authenticating(asked) if over(asked.since, limits.authenticate_timeout) => {
+            Due::AuthenticateTimeout
+        }
+        Stage::Authenticating(_) => Due::Nothing,
+        Stage::Session(session) if session.claims.have_expired(now) => Due::Expired,
         Stage::Session(session)
             if session.loading.is_some() && over(session.since, limits.load_timeout) =>
         {
@@ -150,7 +172,11 @@ fn due(
                 };
                 let limit = limits.slow_reader_timeout;
                 let stream = session.stream.as_mut();
-                if stream.is_some_and(|stream| stream.drags(now, limit, part)) {
+                let behind = session.behind.as_mut().filter(|_| stream.is_none());
+                let bytes = (limits.queue_soft_bytes / MISSED_PART).max(MISSED_PART_BYTES_MIN);
+                if stream.is_some_and(|stream| stream.drags(now, limit, part))
+                    || behind.is_some_and(|behind| behind.drags(now, limit, bytes))
+                {
                     Due::SlowReader
                 } else {
                     Due::Nothing

@@ -1,6 +1,7 @@
 //! Starts a server of toys, and talks to it.
 
 use super::toy::{Counts, SEGMENT_BYTES, Toy};
+use collabblocks_server::identity::Authenticator;
 use collabblocks_server::runtime::watchdog::WatchdogConfig;
 use collabblocks_server::runtime::{FrontRules, LogSync, Passed, RuntimeKind, placement};
 use collabblocks_server::server::{MakeCore, Server};
@@ -40,6 +41,7 @@ pub struct Set {
     pub segments: bool,
     pub front: FrontRules,
     pub watchdog: WatchdogConfig,
+    pub authenticator: Option<Arc<dyn Authenticator>>,
 }
 
 impl Set {
@@ -51,6 +53,7 @@ impl Set {
             segments: true,
             front: FrontRules::default(),
             watchdog: WatchdogConfig::default(),
+            authenticator: None,
         }
     }
 
@@ -79,7 +82,11 @@ impl Set {
             })
             .collect();
         let seen = fatal.clone();
-        let server = Server::builder(Arc::new(NoDisk), replies_in, passed_in)
+        let mut builder = Server::builder(Arc::new(NoDisk), replies_in, passed_in);
+        if let Some(authenticator) = self.authenticator {
+            builder = builder.authenticator(authenticator);
+        }
+        let server = builder
             .listen(["127.0.0.1:0".parse().unwrap()])
             .cores(cores)
             .runtime(self.runtime)

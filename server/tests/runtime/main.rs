@@ -5,14 +5,16 @@ mod stalls;
 mod tls;
 mod toy;
 
+use collabblocks_server::identity::Answer;
 use collabblocks_server::quarantine;
 use collabblocks_server::runtime::{LogSync, RuntimeKind, UNAVAILABLE};
-use collabblocks_server::shard::{ControlReply, ControlRequest, ShardId};
+use collabblocks_server::shard::{Claims, ControlReply, ControlRequest, Request, ShardId};
 use harness::{Set, alone, descriptors, echo, expect, file, get, until};
 use stalls::nothing_stalls_under_cpu_hogs;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tls::{
     a_full_mailbox_refuses_tls_too, a_header_that_is_required_is_insisted_on,
@@ -55,6 +57,7 @@ on_each_runtime!(
     a_drain_stops_accepting_and_is_answered,
     a_fatal_error_reaches_its_hook,
     a_room_that_keeps_its_core_is_named_and_put_in_quarantine,
+    an_authenticator_answers_at_once_or_later_or_never,
     nothing_stalls_under_cpu_hogs,
     bytes_come_back_in_order_under_tls,
     two_thousand_tls_handoffs_lose_no_byte_and_no_descriptor,
@@ -67,6 +70,46 @@ on_each_runtime!(
     a_header_that_is_required_is_insisted_on,
     tls_comes_after_the_header,
 );
+
+fn an_authenticator_answers_at_once_or_later_or_never(runtime: RuntimeKind) {
+    let mut set = Set::of(runtime);
+    let decide = |request: Request, answer: Answer| match request.room.as_str() {
+        "1" => answer.give(Ok(Claims::default())),
+        "2" => drop(std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            answer.give(Ok(Claims::default()));
+        })),
+        "3" => panic!("on purpose"),
+        _ => drop(answer),
+    };
+    set.authenticator = Some(Arc::new(decide));
+    let stage = set.start();
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        for (hello, answer) in [
+            ("ask 1\n", b"in"),
+            ("ask 2\n", b"in"),
+            ("ask 3\n", b"no"),
+            ("ask 4\n", b"no"),
+        ] {
+            let mut stream = stage.connect(hello);
+            // Comes while it is not read, or after.
+            stream.write_all(b"more").unwrap();
+            all.push((stream, answer));
+        }
+    }
+    for (stream, answer) in &mut all {
+        expect(stream, *answer);
+        expect(stream, b"more");
+        echo(stream, b"and more");
+    }
+    stage.end();
+
+    // Without one, whoever asks all the same is told that nobody knows.
+    let stage = Set::of(runtime).start();
+    expect(&mut stage.connect("ask 1\n"), b"no");
+    stage.end();
+}
 
 fn bytes_come_back_in_order(runtime: RuntimeKind) {
     let stage = Set::of(runtime).start();

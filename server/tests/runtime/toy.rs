@@ -3,11 +3,13 @@
 use collabblocks_server::runtime::Core;
 use collabblocks_server::server::ShardContext;
 use collabblocks_server::shard::{
-    ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant, ShardId, Stats,
+    Claims, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant,
+    Request, ShardId, Stats,
 };
 use collabblocks_storage_engine::{RoomId, Watch};
 use collabblocks_wal::{AlignedBuf, SegmentId, WriteJob};
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,8 +67,15 @@ struct Conn {
     out: Vec<u8>,
     poured: usize,
     blocked: bool,
-    loopback: bool,
+    peer: SocketAddr,
     unsent: usize,
+}
+
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Whether a peer is on this machine.
+fn is_near(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
 }
 
 /// What a flooded connection is told before it is closed.
@@ -121,7 +130,7 @@ impl Toy {
             out: Vec::new(),
             poured: 0,
             blocked: false,
-            loopback: true,
+            peer: UNKNOWN,
             unsent: 0,
         };
         assert!(
@@ -188,7 +197,8 @@ impl Toy {
             }
             let handoff = Box::new(Handoff {
                 bytes: rest,
-                loopback: state.loopback,
+                peer: state.peer,
+                claims: Claims::default(),
             });
             // Its state is kept: the handoff may be refused.
             effects.list.push(Effect::Handoff { conn, to, handoff });
@@ -198,7 +208,11 @@ impl Toy {
             "echo" => Wish::Echo,
             // Is told whether it is on this machine.
             "who" => {
-                let answer = if state.loopback { b"near" } else { b"far!" };
+                let answer = if is_near(state.peer) {
+                    b"near"
+                } else {
+                    b"far!"
+                };
                 state.out.extend_from_slice(answer);
                 Wish::Echo
             }
@@ -223,6 +237,18 @@ impl Toy {
                 std::thread::sleep(Duration::from_millis(number as u64));
                 self.context.heartbeat.leaves_room();
                 Wish::Echo
+            }
+            // Says who it is, and is not read until that was heard.
+            "ask" => {
+                let request = Box::new(Request {
+                    room: number.to_string(),
+                    peer: state.peer,
+                    certificate: None,
+                    head: Box::default(),
+                });
+                effects.list.push(Effect::Read { conn, on: false });
+                effects.list.push(Effect::Authenticate { conn, request });
+                return;
             }
             "fatal" => {
                 effects.list.push(Effect::Fatal("asked to".into()));
@@ -353,19 +379,28 @@ impl Toy {
 impl Core for Toy {
     fn on_event(&mut self, now: Instant, event: Event<'_>, effects: &mut Effects) {
         match event {
-            Event::Accepted { conn, loopback } => {
-                assert!(loopback);
+            Event::Accepted { conn, peer } => {
+                assert!(is_near(peer));
                 Counts::add(&self.counts.accepted, 1);
                 self.add(conn);
+                self.conns.get_mut(&conn).expect("just added").peer = peer;
             }
-            Event::Proxied { conn, loopback } => {
+            Event::Proxied { conn, peer } => {
                 let state = self.conns.get_mut(&conn);
-                state.expect("it was accepted").loopback = loopback;
+                state.expect("it was accepted").peer = peer;
+            }
+            Event::Authenticated { conn, verdict } => {
+                let state = self.conns.get_mut(&conn).expect("it waits");
+                let said: &[u8] = if verdict.is_ok() { b"in" } else { b"no" };
+                state.out.extend_from_slice(said);
+                state.wish = Wish::Echo;
+                effects.list.push(Effect::Read { conn, on: true });
+                effects.list.push(Effect::Established { conn });
             }
             Event::HandedOff { conn, handoff } => {
                 Counts::add(&self.counts.handed_off, 1);
                 self.add(conn);
-                self.conns.get_mut(&conn).expect("just added").loopback = handoff.loopback;
+                self.conns.get_mut(&conn).expect("just added").peer = handoff.peer;
                 self.on_bytes(now, conn, &handoff.bytes, effects);
             }
             Event::HandoffRefused { conn } => {

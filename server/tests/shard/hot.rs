@@ -1,9 +1,10 @@
 //! Hot rooms: the room is on one shard, and its further sessions on the shards that accepted them.
 
 use crate::limits;
-use crate::rig::{Replica, Rig, awareness, sync};
+use crate::rig::{Replica, Rig, awareness, config, sync};
 use collabblocks_server::shard::{
-    ConnId, ControlReply, ControlRequest, Event, Mail, SessionLimits, ShardId,
+    Access, Claims, ConnId, ControlReply, ControlRequest, Event, Mail, SessionLimits, ShardConfig,
+    ShardId,
 };
 use collabblocks_storage_engine::home_shard;
 use collabblocks_wal::Disk;
@@ -35,9 +36,13 @@ impl Two {
     }
 
     fn durable(strict: bool, limits: SessionLimits) -> Self {
+        Self::made(|id| config(strict, limits, id, 2))
+    }
+
+    fn made(config: impl Fn(u16) -> ShardConfig) -> Self {
         let rig = |id| {
             let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
-            Rig::of(&disk, strict, limits, id, 2)
+            Rig::made(&disk, config(id))
         };
         let room = (0..).map(|n| format!("room-{n}"));
         Self {
@@ -145,9 +150,8 @@ fn sessions_of_a_hot_room_stay_where_they_are_accepted_until_it_cools_down() {
     two.turn(1);
     let room = two.room.clone();
     two.shards[1].open_without_turn(&room);
-    let handed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| two.shards[1].turn()));
-    let panic = handed.expect_err("the rig takes no handoff");
-    assert!(panic.downcast_ref::<String>().unwrap().contains("Handoff"));
+    two.shards[1].turn();
+    assert_eq!(two.shards[1].handed_off.len(), 1, "it has cooled down");
 }
 
 #[test]
@@ -440,4 +444,71 @@ fn who_is_refused_far_away_is_told_why_and_hears_nothing_more() {
     assert_eq!(frames.len(), 1, "{frames:?}");
     assert_eq!(frames[0].1[..2], 4400u16.to_be_bytes());
     assert!(two.shards[1].closed.contains(&away));
+}
+
+#[test]
+fn a_read_only_session_away_hears_all_and_writes_nothing() {
+    let mut two = Two::made(|id| ShardConfig {
+        authenticates: true,
+        ..config(false, hot_limits(), id, 2)
+    });
+    let open = |two: &mut Two, shard: usize, access: Access| {
+        let room = two.room.clone();
+        let rig = &mut two.shards[shard];
+        let conn = rig.open_without_turn(&room);
+        rig.turn();
+        let claims = Claims {
+            access,
+            ..Claims::default()
+        };
+        let verdict = Ok(claims);
+        rig.feed(Event::Authenticated { conn, verdict });
+        two.turn(shard);
+        two.shards[shard].skip_head(conn);
+        conn
+    };
+    let writer = open(&mut two, 0, Access::ReadWrite);
+    open(&mut two, 0, Access::ReadWrite);
+    let reader = open(&mut two, 1, Access::ReadOnly);
+    let away = open(&mut two, 1, Access::ReadWrite);
+    two.settle();
+    assert_eq!(
+        two.shards[0].handed_off.len() + two.shards[1].handed_off.len(),
+        0
+    );
+    two.shards[0].data(writer);
+    two.shards[1].data(away);
+    assert_eq!(
+        two.shards[1].data(reader),
+        [] as [Vec<u8>; 0],
+        "it is not asked"
+    );
+
+    let (theirs, own) = (Replica::new(1), Replica::new(2));
+    let update = sync(2, &own.write("not for you"));
+    let letters = two.letters;
+    two.shards[1].say(reader, &[&update, &sync(1, &own.state()), &update]);
+    two.turn(1);
+    two.settle();
+    assert_eq!(two.letters, letters, "the home hears nothing of it");
+    let told = two.shards[1].data(reader);
+    assert!(
+        matches!(told.as_slice(), [told] if told[..2] == [2, 0]),
+        "{told:?}"
+    );
+    assert_eq!(two.shards[0].stats().updates, 0);
+
+    two.shards[0].say(writer, &[&sync(2, &theirs.write("for all"))]);
+    two.turn(0);
+    two.settle();
+    own.hear(&two.shards[1].data(reader));
+    assert!(own.text().contains("for all"));
+    two.shards[1].say(reader, &[&awareness(&[(2, 1, "{}")])]);
+    two.turn(1);
+    two.settle();
+    assert_eq!(
+        two.shards[1].data(away).len(),
+        2,
+        "an update, and who is there"
+    );
 }

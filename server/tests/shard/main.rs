@@ -3,13 +3,14 @@
 mod durable;
 mod floods;
 mod hot;
+mod identity;
 mod joiners;
 mod presence;
 mod rig;
 mod slow;
 
 use collabblocks_server::shard::{
-    ConnId, ControlReply, ControlRequest, Event, Handoff, SessionLimits,
+    Claims, ConnId, ControlReply, ControlRequest, Event, Handoff, SessionLimits,
 };
 use rig::{Replica, Rig, awareness, sync};
 use std::time::Duration;
@@ -221,7 +222,8 @@ fn handed_off_connections_count() {
     };
     let handoff = Box::new(Handoff {
         bytes: rig::upgrade("room"),
-        loopback: true,
+        peer: rig::PEER,
+        claims: Claims::default(),
     });
     rig.feed(Event::HandedOff { conn, handoff });
     rig.turn();

@@ -3,13 +3,14 @@
 
 use collabblocks_server::dialect::lib0::write_uint;
 use collabblocks_server::shard::{
-    Access, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Instant, Mail,
-    SessionLimits, Shard, ShardConfig, ShardId, Stats,
+    Admission, ConnId, ControlReply, ControlRequest, Effect, Effects, Event, Handoff, Instant,
+    Mail, Request, SessionLimits, Shard, ShardConfig, ShardId, Stats,
 };
 use collabblocks_storage_engine::{Engine, EngineConfig, Job, Limits};
 use collabblocks_wal::sim_disk::SimDisk;
 use collabblocks_wal::{Disk, Identity, LogConfig, WriteJob};
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const IDENTITY: Identity = Identity {
     shard: 0,
 };
 
+/// Where clients are.
+pub const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4321);
 /// A room that is not opened.
 pub const QUARANTINED: &str = "quarantined";
 
@@ -35,6 +38,10 @@ pub struct Rig {
     pub replies: Vec<ControlReply>,
     /// Mail of the turn, to whom it may concern.
     pub mail: Vec<(ShardId, Mail)>,
+    /// Questions who a client is.
+    pub asked: Vec<(ConnId, Box<Request>)>,
+    /// Connections that went to other shards.
+    pub handed_off: Vec<(ConnId, ShardId, Box<Handoff>)>,
     received: HashMap<ConnId, Vec<u8>>,
     /// The slices that were heard of messages whose last one was not.
     begun: HashMap<ConnId, Vec<u8>>,
@@ -58,6 +65,21 @@ pub fn engine_config() -> EngineConfig {
     }
 }
 
+/// A shard that asks nobody who its clients are.
+pub fn config(strict: bool, limits: SessionLimits, id: u16, shards: u16) -> ShardConfig {
+    ShardConfig {
+        id: ShardId(id),
+        shards,
+        strict,
+        admission: Admission::Loopback(Vec::new()),
+        authenticates: false,
+        hash_seed: 7,
+        quarantine: [QUARANTINED.to_owned()].into(),
+        limits,
+        guard: Limits::default(),
+    }
+}
+
 impl Rig {
     pub fn new(strict: bool, limits: SessionLimits) -> Self {
         Self::over(&(Arc::new(SimDisk::new()) as Arc<dyn Disk>), strict, limits)
@@ -75,22 +97,16 @@ impl Rig {
         id: u16,
         shards: u16,
     ) -> Self {
-        let config = EngineConfig {
+        Self::made(disk, config(strict, limits, id, shards))
+    }
+
+    /// One with any configuration.
+    pub fn made(disk: &Arc<dyn Disk>, config: ShardConfig) -> Self {
+        let engine = EngineConfig {
             evict_after: Duration::from_millis(1),
             ..engine_config()
         };
-        let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, config).unwrap();
-        let quarantine = [QUARANTINED.to_owned()].into();
-        let config = ShardConfig {
-            id: ShardId(id),
-            shards,
-            strict,
-            access: Access::Loopback(Vec::new()),
-            hash_seed: 7,
-            quarantine,
-            limits,
-            guard: Limits::default(),
-        };
+        let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, engine).unwrap();
         let mut rig = Self {
             shard: Shard::new(config, engine),
             disk: disk.clone(),
@@ -101,6 +117,8 @@ impl Rig {
             timer: None,
             replies: Vec::new(),
             mail: Vec::new(),
+            asked: Vec::new(),
+            handed_off: Vec::new(),
             received: HashMap::new(),
             begun: HashMap::new(),
             closed: HashSet::new(),
@@ -146,6 +164,8 @@ impl Rig {
                 Effect::SetTimer(at) => self.timer = Some(at.0),
                 Effect::Reply(reply) => self.replies.push(reply),
                 Effect::Mail { to, mail } => self.mail.push((to, mail)),
+                Effect::Authenticate { conn, request } => self.asked.push((conn, request)),
+                Effect::Handoff { conn, to, handoff } => self.handed_off.push((conn, to, handoff)),
                 Effect::Established { .. } | Effect::StopAccepting => {}
                 other => panic!("{other:?}"),
             }
@@ -213,8 +233,7 @@ impl Rig {
             generation: 1,
         };
         self.next_slot += 1;
-        let loopback = true;
-        self.feed(Event::Accepted { conn, loopback });
+        self.feed(Event::Accepted { conn, peer: PEER });
         let mut head = upgrade(room);
         self.feed(Event::Received {
             conn,

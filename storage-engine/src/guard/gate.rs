@@ -15,6 +15,8 @@ pub(crate) const STRUCTS_AT_ONCE: usize = 1_000;
 
 /// Nesting notes of an update that the quick look keeps; beyond, the update is taken apart.
 const NOTES_MAX: usize = 8;
+/// Deletions that an update may hold and still be [`Notes::plain`].
+const PLAIN_DELETES_MAX: usize = 8;
 
 /// What the gate says.
 pub(crate) enum Verdict<'a> {
@@ -41,6 +43,11 @@ pub(crate) struct Notes {
     types: Vec<(Id, u32)>,
     /// Sub-documents.
     pub(crate) subdocs: Vec<Id>,
+    /// What a plain update deletes: client, clock, and the clock after.
+    deletes: Vec<(u64, u32, u32)>,
+    /// Its effect on the ledger is all known without the document: it inserts text in sequences that
+    /// are there, and deletes what nothing stands in.
+    pub(crate) plain: bool,
 }
 
 impl Notes {
@@ -79,6 +86,16 @@ impl Notes {
                 ledger.note_subdoc(id);
             }
         }
+    }
+
+    /// Notes what a plain update deletes; returns how many units.
+    pub(crate) fn write_plain_deletes(&self, ledger: &mut Ledger) -> usize {
+        let mut units = 0;
+        for &(client, clock, clock_end) in &self.deletes {
+            ledger.note_deleted(client, clock, clock_end);
+            units += (clock_end - clock) as usize;
+        }
+        units
     }
 }
 
@@ -222,6 +239,8 @@ impl<'a> Visit<'a> for Look<'_> {
                 .push((self.client, read.id.clock.max(self.have), place));
             self.place = place;
         }
+        let text = read.kind == Kind::Item(Content::String);
+        self.notes.plain &= text && place.is_in_sequence();
         self.have = read.clock_end();
         self.notes.advance(self.client, self.have);
         Ok(())
@@ -236,6 +255,12 @@ impl<'a> Visit<'a> for Look<'_> {
         let have = self.notes.clocks.iter().find(|noted| noted.0 == client);
         let have = have.map_or_else(|| self.ledger.clock(client), |noted| noted.1);
         self.tangled |= clock_end > have;
+        let notes = &mut self.notes;
+        notes.plain &= notes.deletes.len() < PLAIN_DELETES_MAX
+            && !self.ledger.holds_types(client, clock, clock_end);
+        if notes.plain {
+            notes.deletes.push((client, clock, clock_end));
+        }
         Ok(())
     }
 }
@@ -254,7 +279,10 @@ pub(crate) fn judge<'a>(
         have: 0,
         known: 0,
         place: Place::NONE,
-        notes: Notes::default(),
+        notes: Notes {
+            plain: true,
+            ..Notes::default()
+        },
         structs: 0,
         news: false,
         tangled: false,

@@ -50,6 +50,11 @@ impl Place {
         Place((container + 1) << 1 | u32::from(keyed))
     }
 
+    /// Whether it is in a type that is there, and not as one of its entries or attributes.
+    pub(crate) fn is_in_sequence(self) -> bool {
+        self != Self::NONE && self.0 & 1 == 0
+    }
+
     /// The type, as an index into the ledger's containers.
     pub(crate) fn container(self) -> Option<u32> {
         (self.0 >> 1).checked_sub(1)
@@ -223,6 +228,14 @@ impl Ledger {
 
     pub(crate) fn note_subdoc(&mut self, id: Id) {
         self.subdocs.insert(id);
+    }
+
+    /// Whether some of a client's units from `start` to `end` are shared types or sub-documents.
+    pub(crate) fn holds_types(&self, client: u64, start: u32, end: u32) -> bool {
+        let id = |clock| Id { client, clock };
+        let types = |known: &Client| known.types.range(start..end).next().is_some();
+        self.clients.get(&client).is_some_and(types)
+            || self.subdocs.range(id(start)..id(end)).next().is_some()
     }
 
     /// Notes a deletion.

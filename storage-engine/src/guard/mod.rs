@@ -4,7 +4,7 @@ mod content;
 pub(crate) mod gate;
 pub(crate) mod ledger;
 pub(crate) mod plan;
-mod read;
+pub(crate) mod read;
 pub(crate) mod subdoc;
 pub mod walk;
 mod wire;

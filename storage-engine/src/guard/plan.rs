@@ -416,7 +416,7 @@ fn encode_update(sections: &[EncodedSection<'_>], deletes: &[(u64, u32, u32)]) -
 }
 
 /// Writes deletions, a client's ranges together.
-fn write_deletes(out: &mut Vec<u8>, deletes: &[(u64, u32, u32)]) {
+pub(crate) fn write_deletes(out: &mut Vec<u8>, deletes: &[(u64, u32, u32)]) {
     let clients = || deletes.chunk_by(|one, other| one.0 == other.0);
     write_var(out, clients().count() as u64);
     for ranges in clients() {

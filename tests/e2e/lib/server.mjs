@@ -10,6 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const BIN = process.env.COLLABBLOCKS_BIN ?? join(HERE, '../../../target/release/collabblocks')
+/** The example of a program that embeds the server with an authenticator of its own. */
+export const EMBEDDER = process.env.COLLABBLOCKS_EMBEDDER ?? join(BIN, '../examples/authenticated')
 const READY_MS_MAX = 20_000
 const LOG_BYTES_MAX = 64 * 1024
 
@@ -39,11 +41,12 @@ export async function tempDir(name) {
   return mkdtemp(join(tmpdir(), `collabblocks-${name}-`))
 }
 
-function binary() {
-  if (!existsSync(BIN)) {
-    throw new Error(`no server at ${BIN}: build it with "cargo build --release", or set COLLABBLOCKS_BIN`)
+function binary(bin = BIN) {
+  if (!existsSync(bin)) {
+    const [what, name] = bin === EMBEDDER ? [' --package collabblocks-server --example authenticated', 'EMBEDDER'] : ['', 'BIN']
+    throw new Error(`no server at ${bin}: build it with "cargo build --release${what}", or set COLLABBLOCKS_${name}`)
   }
-  return BIN
+  return bin
 }
 
 function serveArgs({ port, control, data, cores, args = [] }) {
@@ -55,7 +58,7 @@ function serveArgs({ port, control, data, cores, args = [] }) {
 
 function command(options) {
   if (REFERENCE) return [process.execPath, [join(HERE, 'reference.mjs'), String(options.port)]]
-  const line = [...(options.via ?? []), binary(), ...serveArgs(options)]
+  const line = [...(options.via ?? []), binary(options.bin), ...serveArgs(options)]
   return [line[0], line.slice(1)]
 }
 
@@ -92,8 +95,8 @@ export async function interruptedStart(options, ms) {
 }
 
 /**
- * @param {{data?: string, port?: number, control?: number, cores?: number | string, args?: string[], via?: string[]}}
- *   [options] a `data` directory that is passed in is kept, one made here goes with `stop`; `control`
+ * @param {{bin?: string, data?: string, port?: number, control?: number, cores?: number | string, args?: string[],
+ *   via?: string[]}} [options] a `data` directory that is passed in is kept, one made here goes with `stop`; `control`
  *   is a port of its own for plain HTTP; `via` is a command that becomes the server, such as `prlimit`
  */
 export async function startServer(options = {}) {

@@ -1,7 +1,7 @@
 // A client process of its own: joins a room, types its part of a history, and answers questions
 // about its document. Driven by `spawnTypist` over the IPC channel.
-import { createHash } from 'node:crypto'
 import { setImmediate as turn } from 'node:timers/promises'
+import { contentOf } from './content.mjs'
 import { generate, readTrace } from './history.mjs'
 import { connect, leave, synced } from './providers.mjs'
 
@@ -11,21 +11,11 @@ const { version, url, room, me } = JSON.parse(process.argv[2])
 const client = await connect(version, url, room)
 const { Y, doc } = client
 
-/** JSON with sorted keys: an object's keys have no order in a document. */
-function canonical(value) {
-  const sorted = (_, v) => (v && typeof v === 'object' && !Array.isArray(v) ? Object.fromEntries(Object.entries(v).sort(([a], [b]) => (a < b ? -1 : 1))) : v)
-  return JSON.stringify(value, sorted)
-}
-
-function report() {
-  const texts = Object.fromEntries(['a', 'b', 'shared'].map((name) => [name, doc.getText(name).toString()]))
-  return {
-    content: createHash('sha256').update(canonical([texts, doc.getMap('map').toJSON(), doc.getArray('list').toJSON()])).digest('hex'),
-    snapshot: Buffer.from(Y.encodeSnapshot(Y.snapshot(doc))).toString('base64'),
-    pending: doc.store.pendingStructs !== null || doc.store.pendingDs !== null,
-    texts: Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, createHash('sha256').update(text).digest('hex')])),
-  }
-}
+/** What this client told the server, in order. */
+const sent = []
+doc.on('update', (update, origin) => {
+  if (origin !== client.provider) sent.push(Buffer.from(update).toString('base64'))
+})
 
 /** A place in `text` that exists now and, unless asked for, is not inside a surrogate pair. */
 function place(content, at, split) {
@@ -51,8 +41,16 @@ function typeAnywhere(text, patches, split) {
   }
 }
 
+/** Marks in the middle of a text; on whole characters unless `inside` pairs is asked for. */
+function format(text, inside) {
+  const content = text.toString()
+  const start = place(content, content.length >> 1, inside)
+  const end = place(content, start + 2, inside)
+  text.format(start, end - start, { bold: true })
+}
+
 /** One's own text gets a sequential history exactly; the shared one gets one's agents' part. */
-async function type({ trace, split }) {
+async function type({ trace, split = false, marks = { every: 90, inside: false } }) {
   const history = trace.path ? await readTrace(trace.path) : generate(trace)
   const exact = history.kind === 'sequential'
   const text = doc.getText(exact ? ['a', 'b'][me] : 'shared')
@@ -63,7 +61,7 @@ async function type({ trace, split }) {
       else typeAnywhere(text, patches, split)
       if (index % 50 === 0) doc.getMap('map').set(`k${index % 7}`, { by: me, index })
       if (index % 80 === 0) doc.getArray('list').insert(0, [index, 'x'.repeat(index % 5)])
-      if (index % 90 === 0 && text.length > 4) text.format(text.length >> 1, 2, { bold: true })
+      if (index % marks.every === 0 && text.length > 4) format(text, marks.inside)
     })
     if (index % TXNS_PER_TURN === 0) await turn()
   }
@@ -73,7 +71,9 @@ async function type({ trace, split }) {
 const answers = {
   synced: async () => ({ synced: await synced(client, 30_000).then(() => true) }),
   type,
-  report,
+  report: async () => contentOf(Y, doc),
+  sent: async () => ({ updates: sent }),
+  text: async () => ({ text: doc.getText('shared').toString() }),
   async leave() {
     leave(client)
     setImmediate(() => process.disconnect())

@@ -7,7 +7,7 @@
 //! runs it.
 
 use collabblocks_server::shard::{
-    Access, ConnId, Effect, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
+    Admission, ConnId, Effect, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
 };
 use collabblocks_storage_engine::{Engine, EngineConfig, Job, Limits};
 use collabblocks_wal::sim_disk::SimDisk;
@@ -135,7 +135,8 @@ impl Bench {
             id: ShardId(0),
             shards: 1,
             strict: false,
-            access: Access::Loopback(Vec::new()),
+            admission: Admission::Loopback(Vec::new()),
+            authenticates: false,
             hash_seed: 7,
             limits: SessionLimits::default(),
             guard: Limits::default(),
@@ -235,7 +236,7 @@ impl Bench {
         self.opened += 1;
         self.feed(Event::Accepted {
             conn,
-            loopback: true,
+            peer: ([127, 0, 0, 1], 4321).into(),
         });
         let mut head = format!(
             "GET /room-{room} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -15,7 +15,7 @@ fn limits() -> Limits {
 }
 
 /// What a room hands out can be read again, into the same.
-fn check(room: &RoomDoc) {
+fn check(room: &mut RoomDoc) {
     assert!(!room.poisoned(), "yrs failed on what the guard let through");
     let state = room.encode_state().expect("a room that is well is encoded");
     let again = RoomDoc::from_state(&state).expect("what the server wrote, it reads");
@@ -43,7 +43,7 @@ pub(super) fn update(input: &[u8]) {
                     "what is relayed is taken by others"
                 );
             }
-            check(&room);
+            check(&mut room);
         } else {
             assert!(!room.poisoned(), "yrs failed on what the guard let through");
         }
@@ -74,7 +74,7 @@ pub(super) fn updates(mut input: &[u8]) {
             );
         }
     }
-    check(&room);
+    check(&mut room);
 }
 
 /// The edits of two people who see each other's now and then.

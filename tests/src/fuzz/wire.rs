@@ -5,6 +5,7 @@ use crate::sim::rng::Rng;
 use collabblocks_server::config::{Inputs, Key, load};
 use collabblocks_server::dialect::{Command, y_websocket};
 use collabblocks_server::edge::http::{self, Head};
+use collabblocks_server::edge::request;
 use collabblocks_server::edge::websocket::{Decoder, Message};
 use collabblocks_storage_engine::guard::{Limits, awareness, state_vector};
 
@@ -81,7 +82,13 @@ pub(super) fn http(input: &[u8]) {
             String::from_utf8_lossy(&out)
         );
         upgrade.origin_allowed(&["https://example.com".into()], true);
-        let again = http::parse(&input[..upgrade.head_bytes], MAX);
+        let head = &input[..upgrade.head_bytes];
+        let origin = request::header(head, "origin");
+        assert_eq!(origin, upgrade.origin.as_deref());
+        if let Some(query) = request::query(head) {
+            request::parameter(query, "token");
+        }
+        let again = http::parse(head, MAX);
         assert!(matches!(again, Head::Upgrade(_)), "{again:?}");
     }
     for end in 0..input.len().min(MAX) {

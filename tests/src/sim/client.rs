@@ -67,6 +67,8 @@ pub(crate) struct Client {
     others: BTreeMap<u64, (u64, Option<String>)>,
     /// How far its own content has come back to it.
     pub returned: u32,
+    /// What it was told that is worth being seen.
+    pub seen: Vec<&'static str>,
 }
 
 impl Client {
@@ -94,6 +96,7 @@ impl Client {
             announced_at: 0,
             others: BTreeMap::new(),
             returned: 0,
+            seen: Vec::new(),
         }
     }
 
@@ -110,8 +113,13 @@ impl Client {
         self.synced = false;
         self.reading = true;
         self.greeted = false;
-        if rng.one_in(5) {
+        if self.role == Role::Denied || rng.one_in(5) {
             self.greet(now, rng);
+        }
+        if self.role == Role::Denied
+            && let Some(update) = self.document.edit(rng)
+        {
+            self.message(&frames::sync(2, &update), rng);
         }
     }
 
@@ -156,7 +164,9 @@ impl Client {
             && self.phase == Phase::Open
         {
             self.message(&frames::sync(2, &update), rng);
-            self.expect(update, false);
+            if self.role.writes() {
+                self.expect(update, false);
+            }
         }
     }
 
@@ -220,11 +230,15 @@ impl Client {
                 return Ok(());
             };
             let head = String::from_utf8_lossy(&self.input[..end]).into_owned();
-            if !head.starts_with("HTTP/1.1 101 ") {
-                return match head.starts_with("HTTP/1.1 503 ") || head.starts_with("HTTP/1.1 408 ")
-                {
+            if head.starts_with("HTTP/1.1 503 ") {
+                self.seen.push("busy");
+            }
+            let denied = self.role == Role::Denied;
+            if denied || !head.starts_with("HTTP/1.1 101 ") {
+                let wanted = ["503", "408", if denied { "403" } else { "503" }];
+                return match wanted.contains(&&head[9..12]) {
                     true => Ok(()),
-                    false => Err(format!("a good request was answered with {head:?}")),
+                    false => Err(format!("its request was answered with {head:?}")),
                 };
             }
             self.input.drain(..end + 4);
@@ -257,7 +271,11 @@ impl Client {
                     let code = payload
                         .first_chunk()
                         .map_or(1005, |code| u16::from_be_bytes(*code));
-                    if !matches!(code, 1000 | 1001 | 1011 | 1012 | 1013) {
+                    if code == 4401 {
+                        self.seen.push("access ended");
+                    }
+                    let ended = code == 4401 && self.role == Role::Brief;
+                    if !ended && !matches!(code, 1000 | 1001 | 1011 | 1012 | 1013) {
                         let reason = String::from_utf8_lossy(&payload[2..]);
                         return Err(format!(
                             "an honest client was closed with {code} {reason:?}"
@@ -283,6 +301,9 @@ impl Client {
                 let step = frames::read_uint(rest);
                 let body = frames::read_bytes(rest);
                 match step {
+                    0 if !self.role.writes() => {
+                        return Err("who may only read was asked for what it has".into());
+                    }
                     0 => self.on_request(body, rng),
                     1 => {
                         self.document.apply(body)?;
@@ -294,6 +315,12 @@ impl Client {
                 }
             }
             1 => self.on_awareness(frames::read_bytes(rest), rng),
+            2 if self.role == Role::ReadOnly => {
+                if frames::read_uint(rest) != 0 || frames::read_bytes(rest).is_empty() {
+                    return Err("a denial without a reason".into());
+                }
+                self.seen.push("told that it may not write");
+            }
             other => return Err(format!("message type {other}")),
         }
         match rest.is_empty() {

@@ -99,6 +99,13 @@ impl World {
                 self.nodes[to].mail[shard].push_back(Parcel::Handoff(link, handoff));
                 self.schedule_turn(to);
             }
+            Effect::Authenticate { conn, request } => {
+                // One that was lost in the same turn is asked about all the same: the shard counts.
+                if !self.nodes[shard].lost.contains(&conn) {
+                    known(&mut self.nodes[shard], conn);
+                }
+                self.ask(shard, conn, &request);
+            }
             Effect::Mail { to, mail } => {
                 let node = &mut self.nodes[shard];
                 assert!(

@@ -10,6 +10,7 @@ pub(crate) mod document;
 mod effects;
 pub(crate) mod frames;
 mod hostile;
+mod identity;
 mod log;
 mod network;
 mod node;
@@ -27,7 +28,7 @@ mod world;
 
 pub use plan::Mix;
 pub use quiet::{QuietStore, quiet_store};
-pub use run::{Outcome, SEEDS, SEEDS_OF_FIRST_FAULTS, mix, run};
+pub use run::{Outcome, SEEDS, SEEDS_OF_FIRST_FAULTS, SEEDS_WITHOUT_IDENTITY, mix, run};
 pub use shrink::shrink;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::plan::MILLISECOND;
 use collabblocks_server::shard::{
-    ConnId, ControlRequest, Effects, Handoff, Mail, Shard, ShardId, Stats,
+    ConnId, ControlRequest, Effects, Handoff, Mail, Shard, ShardId, Stats, Verdict,
 };
 use collabblocks_storage_engine::JobDone;
 use collabblocks_wal::WriteJob;
@@ -23,6 +23,7 @@ pub(crate) enum Input {
     /// It has taken some of it; so much is left.
     Progress(ConnId, usize),
     Refused(ConnId),
+    Authenticated(ConnId, Verdict),
     LogWritten(WriteJob, io::Result<usize>),
     JobDone(JobDone),
     Control(ControlRequest),

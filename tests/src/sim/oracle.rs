@@ -2,6 +2,7 @@
 //! directory is asked whether it keeps the promise.
 
 use super::document::Document;
+use super::plan::Plan;
 use collabblocks_storage_engine::{
     Engine, EngineConfig, Notice, Request, RoomStatus, Store, home_shard,
 };
@@ -27,13 +28,19 @@ pub(crate) struct Oracle {
     rooms: Vec<(String, Vec<Vec<u8>>)>,
     /// How far a client's own content has come back to it, by room and client.
     returned: BTreeMap<(usize, u64), u32>,
+    /// Clients nothing of which may ever be in their room.
+    silent: Vec<(usize, u64)>,
     pub acknowledged: u64,
 }
 
 impl Oracle {
-    pub fn new(rooms: &[String]) -> Self {
+    pub fn new(plan: &Plan) -> Self {
+        let clients = plan.clients.iter().zip(1..);
+        let silent = clients.filter(|((role, _), _)| role.may_not_write());
         Self {
-            rooms: rooms
+            silent: silent.map(|((_, room), id)| (*room, id)).collect(),
+            rooms: plan
+                .rooms
                 .iter()
                 .map(|name| (name.clone(), Vec::new()))
                 .collect(),
@@ -58,6 +65,13 @@ impl Oracle {
     /// A document has all that was acknowledged.
     pub fn check(&self, room: usize, document: &mut Document) -> Result<(), String> {
         let (name, updates) = &self.rooms[room];
+        for (_, client) in self.silent.iter().filter(|(of, _)| *of == room) {
+            if document.clock(*client) > 0 {
+                return Err(format!(
+                    "{name}: there is content of client {client}, which may not write"
+                ));
+            }
+        }
         for ((_, client), clock) in self.returned.iter().filter(|((of, _), _)| *of == room) {
             let have = document.clock(*client);
             if have < *clock {

@@ -3,6 +3,7 @@
 use super::client::Phase;
 use super::frames;
 use super::hostile;
+use super::identity;
 use super::network::{Link, Pipe, ServerEnd};
 use super::plan::Role;
 use super::rng::Rng;
@@ -71,10 +72,10 @@ impl World {
             },
         );
         let client = &mut self.clients[index];
-        let room = &self.plan.rooms[client.room];
-        client.connect(self.now, id, room, rng);
+        let target = identity::target(&self.plan, &self.plan.rooms[client.room], client.id);
+        client.connect(self.now, id, &target, rng);
         if client.role == Role::Hostile {
-            client.out = hostile::attack(room, rng);
+            client.out = hostile::attack(&target, rng);
         }
         self.log.note(
             self.now,
@@ -176,6 +177,7 @@ impl World {
                 panic!("client {}: {violation}", client.id);
             }
         }
+        let seen = std::mem::take(&mut client.seen);
         let room = client.room;
         self.oracle.came_back(room, client.id, client.returned);
         if ended {
@@ -185,6 +187,9 @@ impl World {
             );
             client.lost(self.now, &mut self.rng);
             link.client = None;
+        }
+        for what in seen {
+            self.saw(what);
         }
         let told = !acknowledged.is_empty();
         for update in acknowledged {

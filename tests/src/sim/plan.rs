@@ -1,7 +1,8 @@
 //! What a run is like: drawn from its seed, so that many seeds cover many mixtures.
 
+use super::identity::Door;
 use super::rng::Rng;
-use collabblocks_server::shard::{Access, Pace, SessionLimits, ShardConfig, ShardId};
+use collabblocks_server::shard::{Admission, Pace, SessionLimits, ShardConfig, ShardId};
 use collabblocks_storage_engine::{EngineConfig, Limits};
 use collabblocks_wal::LogConfig;
 use std::ops::Range;
@@ -23,6 +24,29 @@ pub(crate) enum Role {
     Slow,
     /// Sends what no client should.
     Hostile,
+    /// Honest, but may only read; it writes all the same.
+    ReadOnly,
+    /// Is not let in, and sends what it has without waiting for that.
+    Denied,
+    /// Honest; its access ends after a while, and it comes back.
+    Brief,
+}
+
+impl Role {
+    /// Whether what it writes is to be in its room.
+    pub fn writes(self) -> bool {
+        matches!(self, Role::Honest | Role::Slow | Role::Brief)
+    }
+
+    /// Whether nothing of what it writes may ever be.
+    pub fn may_not_write(self) -> bool {
+        matches!(self, Role::ReadOnly | Role::Denied)
+    }
+
+    /// Whether it is gone once nothing goes wrong any more.
+    pub fn leaves_early(self) -> bool {
+        matches!(self, Role::Hostile | Role::Denied)
+    }
 }
 
 /// What goes wrong, besides the clients.
@@ -72,6 +96,9 @@ pub(crate) enum Fault {
 pub enum Mix {
     /// Those there were when the seeds of `SEEDS_OF_FIRST_FAULTS` were found.
     First,
+    /// Those there were when the seeds of `SEEDS_WITHOUT_IDENTITY` were found: nobody was asked who he
+    /// is.
+    WithoutIdentity,
     /// All.
     All,
 }
@@ -97,16 +124,22 @@ pub(crate) struct Plan {
     pub strict: bool,
     pub limits: SessionLimits,
     pub engine: EngineConfig,
+    /// How clients are authenticated, if they are.
+    pub door: Option<Door>,
 }
 
 impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64, rng: &mut Rng, mix: Mix) -> Self {
         let mut plan = Self::draw(rng);
-        if mix == Mix::All {
+        if mix != Mix::First {
             let more = later_faults(&mut Rng::new(!seed), plan.span);
             plan.faults.extend(more);
             plan.faults.sort_by_key(|(at, _)| *at);
+        }
+        if mix == Mix::All {
+            let mut rng = Rng::new(seed.rotate_left(32) ^ 0x1de7);
+            plan.door = Door::draw(&mut rng, &mut plan);
         }
         plan
     }
@@ -152,6 +185,7 @@ impl Plan {
             strict: rng.one_in(4),
             limits: limits(rng),
             engine: engine(rng),
+            door: None,
         };
         // Drawn last, so that older seeds stay what they were in all else.
         plan.limits.hot_room_sessions = *rng.pick(&[0, 1, 1, 3, 512]);
@@ -182,7 +216,8 @@ impl Plan {
             id: ShardId(id),
             shards,
             strict: self.strict,
-            access: Access::Loopback(Vec::new()),
+            admission: Admission::Loopback(Vec::new()),
+            authenticates: self.door.is_some(),
             hash_seed: 7,
             quarantine: Default::default(),
             limits: self.limits,

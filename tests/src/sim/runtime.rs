@@ -153,7 +153,7 @@ impl World {
                     shard,
                     Event::Accepted {
                         conn,
-                        loopback: true,
+                        peer: ([127, 0, 0, 1], 4321).into(),
                     },
                 );
                 self.nodes[shard].inbox.push_back(Input::Readable(conn));
@@ -181,6 +181,12 @@ impl World {
                     self.nodes[shard].inbox.push_back(Input::Readable(conn));
                     self.schedule_turn(shard);
                 }
+            }
+            Input::Authenticated(conn, verdict) => {
+                if self.nodes[shard].live(conn).is_none() {
+                    self.saw("asked and gone");
+                }
+                self.feed(shard, Event::Authenticated { conn, verdict });
             }
             Input::LogWritten(job, result) => {
                 self.nodes[shard].writing = false;

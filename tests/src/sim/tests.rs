@@ -1,4 +1,4 @@
-use super::{SEEDS, SEEDS_OF_FIRST_FAULTS, run};
+use super::{SEEDS, SEEDS_OF_FIRST_FAULTS, SEEDS_WITHOUT_IDENTITY, run};
 use std::collections::BTreeMap;
 
 /// Seeds of a plain test run.
@@ -36,6 +36,10 @@ const SEEN: &[&str] = &[
     "rotten",
     "refused",
     "damage without effect",
+    "denied",
+    "access ended",
+    "told that it may not write",
+    "asked and gone",
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -60,7 +64,8 @@ fn simulated_worlds_keep_every_promise() {
     }
     let mut acknowledged = 0;
     let mut seen = BTreeMap::new();
-    let once_failed = SEEDS.iter().chain(SEEDS_OF_FIRST_FAULTS).copied();
+    let once_failed = [SEEDS, SEEDS_WITHOUT_IDENTITY, SEEDS_OF_FIRST_FAULTS].concat();
+    let once_failed = once_failed.into_iter();
     for seed in once_failed.chain(0..COUNT) {
         let outcome = run(seed, false).unwrap_or_else(|why| fails(seed, &why));
         acknowledged += outcome.acknowledged;

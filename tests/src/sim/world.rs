@@ -19,6 +19,7 @@ use std::sync::Arc;
 /// What happens at a time. What belongs to a process that is gone carries its number and is void.
 pub(crate) enum Action {
     Turn(u64, usize),
+    Answer(u64, usize, ConnId, Option<u64>),
     LogWrite(u64, usize, WriteJob),
     LogSync(u64, usize, WriteJob, io::Result<usize>),
     Run(u64, usize, Job),
@@ -103,7 +104,7 @@ impl World {
             log: EventLog::new(print),
             shared_disk: Arc::new(disk.clone()),
             disk,
-            oracle: Oracle::new(&plan.rooms),
+            oracle: Oracle::new(&plan),
             links: BTreeMap::new(),
             nodes: Vec::new(),
             shards: plan.shards,
@@ -196,7 +197,12 @@ impl World {
             Action::CloseDeadline(process, shard, conn) if process == self.process => {
                 self.close_deadline(shard, conn);
             }
+            Action::Answer(process, shard, conn, client) if process == self.process => {
+                let verdict = self.verdict(client);
+                self.input(shard, Input::Authenticated(conn, verdict));
+            }
             Action::Turn(..)
+            | Action::Answer(..)
             | Action::LogWrite(..)
             | Action::LogSync(..)
             | Action::Run(..)

@@ -66,8 +66,8 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "build",
-        about: "builds the server as it is released",
-        run: |root| cargo(root, 20, &["build", "--release"]),
+        about: "builds the server as it is released, and the program that embeds it",
+        run: |root| cargo(root, 20, &["build", "--release"]).then(|| cargo(root, 20, EMBEDDER)),
     },
     Step {
         name: "instructions",
@@ -93,6 +93,14 @@ pub const STEPS: &[Step] = &[
 
 /// No member of the workspace.
 const FUZZ: &str = "tests/fuzz";
+const EMBEDDER: &[&str] = &[
+    "build",
+    "--release",
+    "--package",
+    "collabblocks-server",
+    "--example",
+    "authenticated",
+];
 const E2E: &str = "tests/e2e";
 const PAGE: &str = "sdk/page";
 

@@ -5,7 +5,7 @@ use super::conn::{Phase, Stream};
 use super::tasks;
 use super::turn::{Pending, Turn};
 use crate::runtime::front::{End, Front, Taken};
-use crate::runtime::{CLOSE_NS_MAX, Core, UNAVAILABLE, is_loopback, pair, pass};
+use crate::runtime::{CLOSE_NS_MAX, Core, UNAVAILABLE, pair, pass};
 use crate::shard::{ConnId, Event, Instant};
 use rustix::net::{SendFlags, Shutdown};
 
@@ -46,8 +46,7 @@ impl<C: Core> Turn<C> {
             }
             Some(Phase::Live) => {
                 if let Some(peer) = taken.peer {
-                    let loopback = is_loopback(peer);
-                    self.seat.feed(Event::Proxied { conn: id, loopback });
+                    self.seat.feed(Event::Proxied { conn: id, peer });
                 }
                 if !plain.is_empty() {
                     let bytes = &mut plain;

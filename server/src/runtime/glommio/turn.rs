@@ -7,10 +7,10 @@ use crate::runtime::front::{Front, HANDSHAKES_PER_TURN, Through};
 use crate::runtime::log::LogThread;
 use crate::runtime::slots::{Deadlines, Slots};
 use crate::runtime::tls::Sealed;
-use crate::runtime::{
-    Core, Ports, Seat, clock, complete_reply, is_loopback, leaves_files, pass, peer_of,
+use crate::runtime::{Core, Ports, Seat, clock, complete_reply, leaves_files, pass, peer_of};
+use crate::shard::{
+    Authenticated, ConnId, ControlReply, Effect, Event, Instant, Mail, RuntimeStats, ShardId,
 };
-use crate::shard::{ConnId, ControlReply, Effect, Event, Instant, Mail, RuntimeStats, ShardId};
 use ::glommio::Task;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -247,6 +247,9 @@ impl<C: Core> Turn<C> {
                 Incoming::Log(LogEnd { job, result }) => {
                     self.seat.feed(Event::LogWritten { job, result })
                 }
+                Incoming::Authenticated(Authenticated { conn, verdict }) => {
+                    self.seat.feed(Event::Authenticated { conn, verdict });
+                }
                 Incoming::Control(request) => self.seat.feed(Event::Control(request)),
                 Incoming::Certificate(tls) => self.ports.front.tls = Some(tls),
             }
@@ -277,9 +280,8 @@ impl<C: Core> Turn<C> {
             self.stats.fronts_refused += 1;
             return;
         };
-        let loopback = is_loopback(peer);
         if let Some(conn) = self.insert(stream, front) {
-            self.seat.feed(Event::Accepted { conn, loopback });
+            self.seat.feed(Event::Accepted { conn, peer });
         }
     }
 
@@ -393,6 +395,11 @@ impl<C: Core> Turn<C> {
                 Effect::Handoff { conn, to, handoff } => {
                     assert_ne!(to, self.ports.shard, "a shard hands nothing to itself");
                     self.leave(conn, Leaving::Shard(to, handoff));
+                }
+                Effect::Authenticate { conn, mut request } => {
+                    let state = self.live(conn);
+                    request.certificate = state.and_then(|state| state.front.certificate());
+                    self.ports.identity.ask(conn, *request);
                 }
                 Effect::PassToControl { conn, bytes } => self.leave(conn, Leaving::Control(bytes)),
                 Effect::Mail { to, mail } => self.mail(to, mail),

@@ -4,7 +4,7 @@
 use super::Ring;
 use super::conn::Conn;
 use super::uring::{Done, Op, Uring};
-use crate::runtime::{ACCEPT_REST_NS, Core, is_loopback, leaves_files, peer_of};
+use crate::runtime::{ACCEPT_REST_NS, Core, leaves_files, peer_of};
 use crate::shard::{Event, Instant};
 use io_uring::opcode::{AcceptMulti, AsyncCancel};
 use io_uring::squeue::Flags;
@@ -141,9 +141,8 @@ impl<C: Core> Ring<C> {
             self.stats.fronts_refused += 1;
             return Ok(());
         };
-        let loopback = is_loopback(peer);
         if let Some(conn) = self.conns.insert(|_| Conn::through(front, socket)) {
-            self.seat.feed(Event::Accepted { conn, loopback });
+            self.seat.feed(Event::Accepted { conn, peer });
             self.queue_arm(conn);
         }
         Ok(())

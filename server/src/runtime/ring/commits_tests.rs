@@ -1,6 +1,7 @@
 //! The ring is slow here because what was queued for it is submitted when the test says so.
 
 use super::*;
+use crate::identity::Asker;
 use crate::mailbox::mesh;
 use crate::runtime::files::FileWorkers;
 use crate::runtime::{LogSync, Passed};
@@ -48,6 +49,7 @@ impl Rig {
             inbox: post.inbox,
             outbox: post.outbox,
             jobs: workers.sender(post.jobs, post.wake.clone()),
+            identity: Asker::new(None, post.identity, post.wake.clone()),
             wake: post.wake,
             log_ends: post.log,
             replies: replies_in,

@@ -39,6 +39,11 @@ impl<C: Core> Ring<C> {
                     assert_ne!(to, self.ports.shard, "a shard hands nothing to itself");
                     self.leave(conn, Leaving::Shard(to, handoff))?;
                 }
+                Effect::Authenticate { conn, mut request } => {
+                    let state = self.conns.live(conn);
+                    request.certificate = state.and_then(|state| state.front.certificate());
+                    self.ports.identity.ask(conn, *request);
+                }
                 Effect::PassToControl { conn, bytes } => {
                     self.leave(conn, Leaving::Control(bytes))?
                 }

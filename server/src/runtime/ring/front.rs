@@ -4,7 +4,7 @@
 use super::conn::{Conn, Phase};
 use super::{Pending, Ring};
 use crate::runtime::front::{End, Front, Taken};
-use crate::runtime::{CLOSE_NS_MAX, Core, UNAVAILABLE, is_loopback, pair, pass, progress_bytes};
+use crate::runtime::{CLOSE_NS_MAX, Core, UNAVAILABLE, pair, pass, progress_bytes};
 use crate::shard::{ConnId, Event, Instant};
 use rustix::net::{SendFlags, Shutdown};
 use std::io;
@@ -46,8 +46,7 @@ impl<C: Core> Ring<C> {
             }
             Some(Phase::Live) => {
                 if let Some(peer) = taken.peer {
-                    let loopback = is_loopback(peer);
-                    self.seat.feed(Event::Proxied { conn: id, loopback });
+                    self.seat.feed(Event::Proxied { conn: id, peer });
                 }
                 if !plain.is_empty() {
                     let bytes = &mut plain;
