@@ -269,10 +269,7 @@ fn a_batch_that_nobody_waits_for_is_found_whichever_way_it_went() {
             }
             let last = usize::from(first) - 1;
             assert_eq!(rig.told()[last..], [(first, Ok(4096))], "{sync:?} {dir:?}");
-            assert_eq!(
-                std::fs::read(&a).unwrap()[usize::from(first) * 4096],
-                first
-            );
+            assert_eq!(std::fs::read(&a).unwrap()[usize::from(first) * 4096], first);
             assert_eq!(rig.ring.log_due, None, "nobody waits any more");
         }
         // The end of the ring waits for one that is under way.

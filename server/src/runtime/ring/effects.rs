@@ -19,10 +19,11 @@ impl<C: Core> Ring<C> {
     /// Carries out the effects of the turn, then starts the receives that are due.
     pub(super) fn carry_out(&mut self) -> io::Result<()> {
         let mut list = std::mem::take(&mut self.seat.effects.list);
-        self.conns.warm(list.iter().filter_map(|effect| match effect {
-            Effect::Send { conn, .. } => Some(*conn),
-            _ => None,
-        }));
+        self.conns
+            .warm(list.iter().filter_map(|effect| match effect {
+                Effect::Send { conn, .. } => Some(*conn),
+                _ => None,
+            }));
         for effect in list.drain(..) {
             match effect {
                 Effect::Send { conn, range } => self.send(conn, range)?,
