@@ -1,5 +1,6 @@
 //! One client's socket: what is still to be read whole, and what is still to be written.
 
+use rustix::net::{RecvFlags, recv};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
@@ -142,6 +143,30 @@ impl Connection {
         Flushed::All
     }
 
+    /// Throws away all that is there and says how much it was. Nothing is copied: of `buffer` only the
+    /// length counts. Only for sockets without encryption.
+    pub fn throw_away(&mut self, buffer: &mut [u8]) -> Received {
+        assert!(self.tls.is_none(), "what is encrypted has to be read");
+        let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+        let mut thrown = 0;
+        loop {
+            match recv(&self.stream, &mut *buffer, flags) {
+                Ok((_, 0)) => return Received::Gone,
+                Ok((_, bytes)) => {
+                    thrown += bytes;
+                    // What comes from here on is told anew.
+                    if bytes < buffer.len() {
+                        return Received::Bytes(thrown);
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) if thrown == 0 => return Received::Nothing,
+                Err(rustix::io::Errno::AGAIN) => return Received::Bytes(thrown),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Received::Gone,
+            }
+        }
+    }
+
     /// Reads once, behind the leftover of the last time, and returns how many bytes of `buffer`
     /// then hold input. `buffer` is made to hold more than the leftover.
     pub fn receive(&mut self, buffer: &mut Vec<u8>) -> Received {
@@ -260,6 +285,27 @@ fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> Received {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+
+    #[test]
+    fn what_is_thrown_away_is_counted_and_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let mut connection = Connection::new(stream);
+        let mut buffer = vec![7; 1 << 10];
+        assert_eq!(connection.throw_away(&mut buffer), Received::Nothing);
+        peer.write_all(&[1; 5_000]).unwrap();
+        let mut thrown = 0;
+        while thrown < 5_000 {
+            if let Received::Bytes(bytes) = connection.throw_away(&mut buffer) {
+                thrown += bytes;
+            }
+        }
+        assert_eq!(thrown, 5_000);
+        assert!(buffer.iter().all(|byte| *byte == 7), "nothing is copied");
+        drop(peer);
+        while connection.throw_away(&mut buffer) != Received::Gone {}
+    }
 
     #[test]
     fn what_a_full_socket_refuses_is_sent_later_in_order() {

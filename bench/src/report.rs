@@ -14,6 +14,8 @@ pub struct Latency {
     pub count: u64,
     /// Median.
     pub us_p50: f64,
+    /// 95th percentile.
+    pub us_p95: f64,
     /// 99th percentile.
     pub us_p99: f64,
     /// 99.9th percentile.
@@ -29,6 +31,7 @@ impl Latency {
         Self {
             count: histogram.len(),
             us_p50: at(0.5),
+            us_p95: at(0.95),
             us_p99: at(0.99),
             us_p999: at(0.999),
             us_max: histogram.max() as f64 / 1e3,
@@ -76,6 +79,15 @@ pub struct Presence {
     pub shown: Latency,
 }
 
+/// Where the frames of some clients alone were read. Rates are theirs, as if all had got the same.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sampled {
+    /// Clients whose frames were read.
+    pub clients: usize,
+    /// Bytes that one of the others received in the window, as a share of what one of them did.
+    pub others_bytes_share: f64,
+}
+
 /// One run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -116,6 +128,8 @@ pub struct Report {
     pub oddities: Oddities,
     /// What became of presence, where there was any.
     pub presence: Option<Presence>,
+    /// Whose frames were read, if not everybody's.
+    pub sampled: Option<Sampled>,
     /// What the server counted of itself in the window, a second.
     pub counted_per_s: Vec<(String, f64)>,
     /// What the server used, where its process is known.
@@ -128,16 +142,31 @@ impl Report {
         let window_s = outcome.window_ns as f64 / 1e9;
         let per_s = |last: u64, first: u64| (last - first) as f64 / window_s;
         let (first, last) = (&outcome.at_window_start, &outcome.at_window_end);
-        let owed = outcome.sent * (scenario.clients_per_room as u64 - 1);
+        let sampled = (outcome.readers < scenario.clients_per_room).then(|| {
+            let others = scenario.clients_per_room - outcome.readers;
+            let each = outcome.received_bytes_in_window as f64 / outcome.readers as f64;
+            Sampled {
+                clients: outcome.readers,
+                others_bytes_share: ratio(
+                    outcome.thrown_bytes_in_window as f64 / others as f64,
+                    each,
+                )
+                .unwrap_or(0.0),
+            }
+        });
+        let all_per_read = sampled.map_or(1.0, |sampled| {
+            (scenario.clients_per_room - 1) as f64 / (sampled.clients - 1) as f64
+        });
         Self {
             server: server.to_owned(),
             scenario: scenario.clone(),
             window_s,
             offered_edits_per_s: outcome.sent_in_window as f64 / window_s,
-            delivered_edits_per_s: per_s(last.delivered, first.delivered),
+            delivered_edits_per_s: per_s(last.delivered, first.delivered) * all_per_read,
             echoed_edits_per_s: per_s(last.echoed, first.echoed),
             undelivered_edits: outcome.undelivered,
-            undelivered_share: ratio(outcome.undelivered as f64, owed as f64).unwrap_or(0.0),
+            undelivered_share: ratio(outcome.undelivered as f64, outcome.owed as f64)
+                .unwrap_or(0.0),
             repeated_edits: outcome.at_end.repeated,
             skipped_edits: outcome.at_end.skipped,
             foreign_edits: outcome.at_end.foreign,
@@ -145,23 +174,20 @@ impl Report {
             ack: Latency::of(&outcome.ack_ns),
             generator_lag: Latency::of(&outcome.send_lag_ns),
             generator_cores_busy: generator_cpu_s / window_s,
-            received_bytes: outcome.received_bytes_in_window,
+            received_bytes: outcome.received_bytes_in_window + outcome.thrown_bytes_in_window,
             oddities: outcome.oddities,
             presence: outcome.presence.as_ref().map(|shown| Presence {
-                shown_per_s: shown.shown_in_window as f64 / window_s,
+                shown_per_s: shown.shown_in_window as f64 / window_s * all_per_read,
                 superseded_share: ratio(
                     shown.superseded_in_window as f64,
                     shown.shown_in_window as f64,
                 )
                 .unwrap_or(0.0),
                 never: shown.never,
-                never_share: ratio(
-                    shown.never as f64,
-                    (shown.sent * (scenario.clients_per_room as u64 - 1)) as f64,
-                )
-                .unwrap_or(0.0),
+                never_share: ratio(shown.never as f64, shown.owed as f64).unwrap_or(0.0),
                 shown: Latency::of(&shown.shown_ns),
             }),
+            sampled,
             counted_per_s: Vec::new(),
             server_use: None,
         }
@@ -199,6 +225,7 @@ impl Report {
             let shown = presence.shown;
             if shown.count > 0 {
                 figures.push(Figure::new("shown p50 ms", shown.us_p50 / 1e3, 2).over(BATCHED));
+                figures.push(Figure::new("shown p95 ms", shown.us_p95 / 1e3, 2));
                 figures.push(Figure::new("shown p99 ms", shown.us_p99 / 1e3, 2));
                 figures.push(Figure::new("shown max ms", shown.us_max / 1e3, 2));
             }
@@ -254,6 +281,15 @@ impl Report {
         }
         if let Some(presence) = self.presence.filter(|presence| presence.never > 0) {
             warnings.push(format!("{} states were never shown", presence.never));
+        }
+        if let Some(sampled) = self.sampled {
+            warnings.push(format!(
+                "the frames of {} of {} clients were read, and rates are theirs for all; one of the \
+                 others received {:.1} % of their bytes, which were counted and thrown away",
+                sampled.clients,
+                self.scenario.clients_per_room,
+                sampled.others_bytes_share * 100.0
+            ));
         }
         let oddities = &self.oddities;
         for (count, what) in [
@@ -320,8 +356,12 @@ impl Report {
                 line(
                     name,
                     format!(
-                        "p50 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
-                        latency.us_p50, latency.us_p99, latency.us_p999, latency.us_max
+                        "p50 {:.0}  p95 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
+                        latency.us_p50,
+                        latency.us_p95,
+                        latency.us_p99,
+                        latency.us_p999,
+                        latency.us_max
                     ),
                 );
             }
@@ -340,8 +380,8 @@ impl Report {
             line(
                 "",
                 format!(
-                    "p50 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
-                    shown.us_p50, shown.us_p99, shown.us_p999, shown.us_max
+                    "p50 {:.0}  p95 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0} µs",
+                    shown.us_p50, shown.us_p95, shown.us_p99, shown.us_p999, shown.us_max
                 ),
             );
         }

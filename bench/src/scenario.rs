@@ -49,6 +49,8 @@ pub struct Scenario {
     pub chars_per_edit: u32,
     /// Presence, if any.
     pub movers: Option<Movers>,
+    /// Clients whose frames are read; what the others receive is counted in bytes and thrown away.
+    pub sampled: usize,
     /// Further clients of the first room, who read nothing once they are synced.
     pub stalled: usize,
     /// Load before the measured window, in seconds.
@@ -96,6 +98,8 @@ pub enum ScenarioFile {
         states: f64,
         /// Edits a second in the room, by ten of its clients (none).
         rate: Option<f64>,
+        /// Clients whose frames are read, beside the writers (all).
+        sampled: Option<usize>,
     },
     /// Many small rooms in which all write.
     Rooms {
@@ -144,6 +148,7 @@ impl Scenario {
             jittered: jittered.unwrap_or(true),
         };
         let (mut chars_per_edit, mut stalled, mut movers, mut drain_s_min) = (1, 0, None, 0.0);
+        let mut sampled_clients = None;
         let (name, rooms, clients, writers, pace) = match file {
             ScenarioFile::Fanout {
                 name,
@@ -167,7 +172,9 @@ impl Scenario {
                 movers: moving,
                 states,
                 rate,
+                sampled,
             } => {
+                sampled_clients = sampled;
                 movers = Some(Movers {
                     members: moving.unwrap_or(clients),
                     rate_each: states,
@@ -222,6 +229,7 @@ impl Scenario {
             pace,
             chars_per_edit,
             movers,
+            sampled: sampled_clients.unwrap_or(rooms * clients),
             stalled,
             drain_s: idle.drain_s.max(drain_s_min),
             drain_s_min,
@@ -241,6 +249,7 @@ impl Scenario {
             pace: Pace::Idle,
             chars_per_edit: 1,
             movers: None,
+            sampled: rooms * clients_per_room,
             stalled: 0,
             warmup_s: 1.0,
             window_s: 5.0,
@@ -273,6 +282,11 @@ impl Scenario {
                 "movers must be between 1 and the number of clients, and states above 0",
             ));
         }
+        if self.sampled == 0 || self.sampled > self.rooms * self.clients_per_room {
+            return Err(Error::new(
+                "sampled must be between 1 and the number of clients",
+            ));
+        }
         match self.pace {
             Pace::Open { rate_per_room, .. } if !(rate_per_room > 0.0 && rate_per_room <= 1e7) => {
                 Err(Error::new(
@@ -301,6 +315,23 @@ impl Scenario {
     #[inline]
     pub fn is_stalled(&self, connection: usize) -> bool {
         connection >= self.rooms * self.clients_per_room
+    }
+
+    /// Whether what a connection receives is read. Writers are, for their echoes, and the others that
+    /// are lie evenly among all.
+    #[inline]
+    pub fn is_sampled(&self, connection: usize) -> bool {
+        let clients = self.rooms * self.clients_per_room;
+        connection < self.writers_per_room
+            || self.sampled == clients
+            || (connection < clients
+                && connection * self.sampled / clients != (connection + 1) * self.sampled / clients)
+    }
+
+    /// Clients whose frames are read.
+    pub fn readers(&self) -> usize {
+        let clients = self.rooms * self.clients_per_room;
+        (0..clients).filter(|index| self.is_sampled(*index)).count()
     }
 
     /// Sets the times of a run, in seconds.
@@ -363,6 +394,20 @@ mod tests {
         assert!(!scenario.is_stalled(9) && scenario.is_stalled(10));
         assert_eq!((scenario.room_of(9), scenario.room_of(14)), (0, 0));
         assert_eq!(scenario.drain_s, 9.0);
+    }
+
+    #[test]
+    fn those_who_are_read_are_the_writers_and_some_of_all_others() {
+        let text = "kind = 'presence'\nclients = 1000\nstates = 1.0\nrate = 5.0";
+        let all = parse(text).unwrap();
+        assert_eq!(all.readers(), 1_000);
+        let some = parse(&format!("{text}\nsampled = 50")).unwrap();
+        assert_eq!(some.readers(), 60);
+        assert!((0..10).all(|writer| some.is_sampled(writer)));
+        let late = (500..1_000).filter(|index| some.is_sampled(*index)).count();
+        assert_eq!(late, 25);
+        assert!(parse(&format!("{text}\nsampled = 0")).is_err());
+        assert!(parse(&format!("{text}\nsampled = 1001")).is_err());
     }
 
     #[test]

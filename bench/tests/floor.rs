@@ -78,20 +78,34 @@ fn a_second_of_fanout_is_delivered_to_the_last_edit() {
 
 #[test]
 fn every_state_of_a_moving_cursor_is_shown_or_followed_by_one_that_is() {
-    let file = ScenarioFile::Presence {
-        name: None,
-        clients: 20,
-        movers: Some(15),
-        states: 20.0,
-        rate: Some(50.0),
-    };
-    let (scenario, outcome) = run(Mode::Batched, file);
-    assert_all_arrived(&scenario, &outcome);
-    let shown = outcome.presence.unwrap();
-    assert_eq!(shown.sent, 360, "1.2 s of 15 cursors at 20 states/s");
-    assert_eq!((shown.never, shown.odd), (0, 0));
-    // A second of them, all shown; one slot may straddle each end.
-    assert!(shown.shown_ns.len().abs_diff(300 * 19) <= 2 * 19);
+    // All are read; the writers and every fifth are.
+    for (sampled, readers) in [(None, 20), (Some(4), 12)] {
+        let file = ScenarioFile::Presence {
+            name: None,
+            clients: 20,
+            movers: Some(15),
+            states: 20.0,
+            rate: Some(50.0),
+            sampled,
+        };
+        let (_, outcome) = run(Mode::Batched, file);
+        assert_eq!(outcome.readers, readers);
+        assert_eq!(outcome.undelivered, 0);
+        assert_eq!(outcome.at_end.delivered, outcome.owed);
+        assert_eq!(outcome.owed, outcome.sent * (readers as u64 - 1));
+        assert_eq!(outcome.thrown_bytes_in_window > 0, readers < 20);
+        let shown = outcome.presence.unwrap();
+        // 1.2 s of 15 cursors at 20 states/s; who moves a cursor is not shown it.
+        let read_movers = (0..15)
+            .filter(|index| *index < 10 || index % 5 == 4)
+            .count() as u64;
+        let movers = if readers == 20 { 15 } else { read_movers };
+        assert_eq!(shown.owed, 24 * (15 * readers as u64 - movers));
+        assert_eq!((shown.never, shown.odd), (0, 0));
+        // A second of them, all shown; one slot may straddle each end.
+        let in_window = 20 * (15 * readers as u64 - movers);
+        assert!(shown.shown_ns.len().abs_diff(in_window) <= 2 * readers as u64);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The certificate that clients are shown: read from files, and again when those have changed.
 
+use crate::validity::Validity;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,6 +28,7 @@ pub struct Files {
 pub struct Certificate {
     files: Files,
     seen: Contents,
+    validity: Validity,
 }
 
 #[derive(PartialEq, Eq, Default)]
@@ -47,8 +49,23 @@ impl Certificate {
     /// Reads the files. The error is a sentence.
     pub fn load(files: Files) -> Result<(Self, ServerConfig), String> {
         let seen = Contents::read(&files)?;
-        let config = seen.config(&files)?;
-        Ok((Self { files, seen }, config))
+        let (config, validity) = seen.config(&files)?;
+        let certificate = Self {
+            files,
+            seen,
+            validity,
+        };
+        Ok((certificate, config))
+    }
+
+    /// Where it stands.
+    pub fn path(&self) -> &Path {
+        &self.files.certificate
+    }
+
+    /// Its dates: of the server's own certificate, as it was last usable.
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 
     /// Reads the files again; `None` if they are as they were when they were last looked at. The
@@ -61,7 +78,10 @@ impl Certificate {
         }
         self.seen = now;
         let again = Contents::read(&self.files).and_then(|_| self.seen.config(&self.files));
-        Some(again)
+        Some(again.map(|(config, validity)| {
+            self.validity = validity;
+            config
+        }))
     }
 }
 
@@ -81,7 +101,7 @@ impl Contents {
         })
     }
 
-    fn config(&self, files: &Files) -> Result<ServerConfig, String> {
+    fn config(&self, files: &Files) -> Result<(ServerConfig, Validity), String> {
         let wrong = |key: &str, path: &Path, what: &dyn std::fmt::Display| {
             format!("{key}: {}: {what}", path.display())
         };
@@ -105,8 +125,13 @@ impl Contents {
             }
             _ => builder.with_no_client_auth(),
         };
+        let validity = Validity::of(&chain[0]);
         let mut config = builder.with_single_cert(chain, key).map_err(|error| {
             let what = format!("does not go with {}: {error}", files.key.display());
+            wrong("tls.certificate", &files.certificate, &what)
+        })?;
+        let validity = validity.ok_or_else(|| {
+            let what = "its dates cannot be read";
             wrong("tls.certificate", &files.certificate, &what)
         })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -116,7 +141,7 @@ impl Contents {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new()
             .map_err(|error| format!("keys for tickets cannot be made: {error}"))?;
-        Ok(config)
+        Ok((config, validity))
     }
 }
 
@@ -147,17 +172,30 @@ fn verifier(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use crate::validity::UnixSeconds;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
-    fn write(dir: &Path, name: &str) -> CertifiedKey<rcgen::KeyPair> {
-        let made = generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        std::fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
-        std::fs::write(
-            dir.join(format!("{name}.key")),
-            made.signing_key.serialize_pem(),
-        )
-        .unwrap();
-        made
+    fn write(dir: &Path, name: &str) {
+        write_until(dir, name, 3000);
+    }
+
+    /// One that expires with the beginning of a year.
+    fn write_until(dir: &Path, name: &str, year: i32) -> rcgen::Certificate {
+        let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        std::fs::write(dir.join(format!("{name}.pem")), cert.pem()).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        cert
+    }
+
+    fn expires(certificate: &Certificate) -> UnixSeconds {
+        certificate.validity().not_after
+    }
+
+    fn year(year: i32) -> UnixSeconds {
+        UnixSeconds(date_time_ymd(year, 1, 1).unix_timestamp())
     }
 
     fn files(dir: &Path) -> Files {
@@ -217,16 +255,18 @@ mod tests {
         assert!(matches!(certificate.look_again(), Some(Ok(_))));
         assert!(certificate.look_again().is_none());
         // Half of a change: a key that is not the certificate's.
-        let next = write(dir.path(), "b");
+        let next = write_until(dir.path(), "b", 3001);
         std::fs::copy(dir.path().join("b.key"), dir.path().join("a.key")).unwrap();
         assert!(matches!(certificate.look_again(), Some(Err(_))));
         assert!(certificate.look_again().is_none());
-        std::fs::write(dir.path().join("a.pem"), next.cert.pem()).unwrap();
+        assert_eq!(expires(&certificate), year(3000));
+        std::fs::write(dir.path().join("a.pem"), next.pem()).unwrap();
         assert!(matches!(certificate.look_again(), Some(Ok(_))));
+        assert_eq!(expires(&certificate), year(3001));
         std::fs::remove_file(dir.path().join("a.pem")).unwrap();
         assert!(matches!(certificate.look_again(), Some(Err(_))));
         assert!(certificate.look_again().is_none());
-        std::fs::write(dir.path().join("a.pem"), next.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("a.pem"), next.pem()).unwrap();
         assert!(matches!(certificate.look_again(), Some(Ok(_))));
     }
 }

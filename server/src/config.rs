@@ -183,8 +183,8 @@ keys::config! {
         /// Awareness messages that are heard at once after a silence.
         presence_burst_max: u32 = 5, Bound::Range(1, 1_000_000);
         /// Milliseconds that deliveries of a large room wait for company at most: presence from 200
-        /// sessions on, updates from 1,000, for as long as this at 10,000; 0 for never.
-        delivery_interval_max_ms: u64 = 25, Bound::Range(0, 1_000);
+        /// sessions on, updates from 1,000, for as long as this from 2,000 on; 0 for never.
+        delivery_interval_max_ms: u64 = 30, Bound::Range(0, 1_000);
         /// Connections of the whole server; a further one is answered 503. The file limit of the
         /// process may allow fewer.
         connections_max: usize = 1_000_000, Bound::Range(1, 1 << 24);

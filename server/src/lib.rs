@@ -13,5 +13,6 @@ pub mod runtime;
 mod serve;
 pub mod server;
 pub mod shard;
+pub mod validity;
 
 pub use serve::{Extensions, ServeError, serve, serve_until, serve_with};

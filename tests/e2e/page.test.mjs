@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { rm } from 'node:fs/promises'
 import { after, before, describe, test } from 'node:test'
-import { launch, NO_BROWSER, saved, screenshot } from './lib/browser.mjs'
+import { launch, NO_BROWSER, openTab, people, saved, screenshot, text } from './lib/browser.mjs'
 import { freePort, OURS_ONLY, startServer, tempDir } from './lib/server.mjs'
 import { until } from './lib/until.mjs'
 
@@ -23,32 +23,8 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
     await rm(data, { recursive: true, force: true })
   })
 
-  /** A tab of somebody with a browser of their own, so that nothing passes beside the server. */
-  async function tab(t, room, name, options = {}) {
-    const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, ...options })
-    t.after(() => context.close())
-    const page = await context.newPage()
-    page.errors = []
-    page.on('pageerror', (error) => page.errors.push(error.message))
-    page.on('console', (message) => {
-      if (message.type() === 'error' && !message.text().includes('WebSocket connection to')) page.errors.push(message.text())
-    })
-    await page.goto(`${server.http}/?room=${encodeURIComponent(room)}`)
-    await saved(page)
-    await page.getByTestId('people').click()
-    await page.getByTestId('name-input').fill(name)
-    await page.getByTestId('name-save').click()
-    return page
-  }
-  /** The document's text, a line a block, without the carets in it. */
-  const text = (page) =>
-    page.getByTestId('document').evaluate((element) => {
-      const copy = element.cloneNode(true)
-      for (const caret of copy.querySelectorAll('.caret')) caret.remove()
-      return [...copy.children].map((block) => block.textContent).join('\n')
-    })
+  const tab = (t, room, name, options) => openTab(t, browser, server.http, room, name, options)
   const roomIs = (page, name) => page.getByTestId('room-name').getByText(name, { exact: true }).waitFor({ timeout: 10_000 })
-  const people = (page, count) => page.locator(`[data-testid=people][data-count="${count}"]`).waitFor({ timeout: 10_000 })
 
   test('two tabs write together and see each other', async (t) => {
     const ada = await tab(t, 'tabs', 'Ada Lovelace')

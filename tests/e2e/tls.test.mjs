@@ -182,9 +182,16 @@ describe('tls', { concurrency: false, skip: OURS_ONLY }, () => {
 
   test('a changed certificate is served without a restart', async (t) => {
     const files = { pem: join(folder, 'live.pem'), key: join(folder, 'live.key') }
-    const [one, two, three] = [await ca.issue('one'), await ca.issue('two'), await ca.issue('three')]
+    const [one, two, three] = [await ca.issue('one'), await ca.issue('two'), await ca.issue('three', 90)]
     await install(one, files)
     const server = await start(t, [], { files, cores: 2 })
+    const expires = async () => (await (await fetch(`${server.http}/health/detail`)).json()).tls_certificate.not_after
+    const scraped = async () => {
+      const text = await (await fetch(`${server.http}/metrics`)).text()
+      const [, seconds] = /^collabblocks_tls_certificate_expiry_timestamp_seconds (\d+)$/m.exec(text)
+      return new Date(Number(seconds) * 1000).toISOString().replace('.000', '')
+    }
+    const date = (socket) => new Date(socket.getPeerCertificate().valid_to).toISOString().replace('.000', '')
     const names = async () => {
       const seen = new Set()
       for (let i = 0; i < 8; i++) {
@@ -215,6 +222,9 @@ describe('tls', { concurrency: false, skip: OURS_ONLY }, () => {
     assert.equal(await names(), 'two')
     await install(three, files)
     await until('the third', async () => (await names()) === 'three', 6_000)
+    const shown = await shake(server)
+    assert.deepEqual([await expires(), await scraped()], [date(shown), date(shown)])
+    shown.destroy()
 
     const peer = await join2(t, server, 'v3', 'room')
     await synced(peer)

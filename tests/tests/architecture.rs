@@ -312,7 +312,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ),
     ("glommio", &["server"]),
     ("io-uring", &["server", "tuning"]),
-    ("rustls", &["server", "bench"]),
+    ("rustls", &["server", "server/cli", "bench"]),
     ("tokio", &["server", "bench/peers/yrs-warp"]),
     ("hyper", &["server"]),
     (

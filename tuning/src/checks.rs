@@ -1,6 +1,6 @@
 //! The checks: pure judgements over [`Facts`].
 
-use crate::facts::{DiskProbe, Facts, RingProbe};
+use crate::facts::{Certificate, DiskProbe, Facts, RingProbe};
 use serde::Serialize;
 
 /// How much a check matters.
@@ -31,6 +31,9 @@ pub enum Status {
 
 /// Share of time in which threads may wait for a core before that counts as more work than cores.
 const CPU_PRESSURE_PERCENT_MAX: f64 = 10.0;
+
+/// Seconds that a certificate should still hold: 14 days.
+pub const CERTIFICATE_LEFT_S_MIN: i64 = 14 * 86_400;
 
 /// A check.
 #[derive(Debug)]
@@ -364,6 +367,35 @@ static CHECKS: &[Check] = &[
                 Status::Warn,
                 format!("by the ring; threads waited for a core {percent:.0} % of the time"),
             )
+        },
+    },
+    Check {
+        id: "certificate",
+        title: "TLS certificate",
+        severity: Severity::Important,
+        wanted: "usable, and for 14 days or more",
+        why: "clients refuse one that has expired; a server does not start with one that cannot be used",
+        how: "put a new certificate and key where tls.certificate and tls.key say; a running server serves them within seconds",
+        judge: |facts| match facts.certificate.as_ref()? {
+            Certificate::None => judged(true, Status::Ok, "no TLS"),
+            Certificate::Unusable(why) => judged(false, Status::Fail, why.as_str()),
+            Certificate::Dated {
+                not_after,
+                holds_in_s,
+                expires_in_s,
+            } => {
+                if *holds_in_s > 0 {
+                    return judged(false, Status::Fail, "does not hold yet");
+                }
+                if *expires_in_s < 0 {
+                    return judged(false, Status::Fail, format!("expired at {not_after}"));
+                }
+                judged(
+                    *expires_in_s >= CERTIFICATE_LEFT_S_MIN,
+                    Status::Warn,
+                    format!("expires at {not_after}"),
+                )
+            }
         },
     },
     Check {

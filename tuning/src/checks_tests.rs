@@ -12,6 +12,7 @@ pub(crate) fn good() -> Facts {
         files: Some(1 << 20),
         may_raise_limits: false,
         log_on_thread: Some(false),
+        certificate: Some(Certificate::None),
         cpu_pressure_percent: Some(3.0),
         somaxconn: Some(4096),
         tcp_max_syn_backlog: Some(4096),
@@ -34,6 +35,14 @@ pub(crate) fn good() -> Facts {
         irqbalance: Some(false),
         smt_active: Some(false),
     }
+}
+
+fn certificate(holds_in_s: i64, expires_in_s: i64) -> Option<Certificate> {
+    Some(Certificate::Dated {
+        not_after: "then".into(),
+        holds_in_s,
+        expires_in_s,
+    })
 }
 
 fn block(facts: &mut Facts) -> &mut BlockDevice {
@@ -75,6 +84,21 @@ fn each_check_is_judged_by_its_fact_alone() {
             f.io_uring_disabled = Some(1)
         }),
         ("io_uring", Ok, "works", |f| f.io_uring_disabled = None),
+        ("certificate", Ok, "expires at then", |f| {
+            f.certificate = certificate(-1, CERTIFICATE_LEFT_S_MIN)
+        }),
+        ("certificate", Warn, "expires at then", |f| {
+            f.certificate = certificate(0, CERTIFICATE_LEFT_S_MIN - 1)
+        }),
+        ("certificate", Fail, "expired at then", |f| {
+            f.certificate = certificate(-1, -1)
+        }),
+        ("certificate", Fail, "not hold yet", |f| {
+            f.certificate = certificate(1, CERTIFICATE_LEFT_S_MIN)
+        }),
+        ("certificate", Fail, "no PEM", |f| {
+            f.certificate = Some(Certificate::Unusable("no PEM".into()))
+        }),
         ("memlock", Warn, "67108863", |f| {
             f.memlock_bytes = Some((64 << 20) - 1)
         }),

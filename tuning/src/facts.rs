@@ -19,6 +19,8 @@ pub struct Facts {
     pub may_raise_limits: bool,
     /// Whether the log is to be written by a thread of its own (`wal.sync`).
     pub log_on_thread: Option<bool>,
+    /// The certificate that clients are to be shown.
+    pub certificate: Option<Certificate>,
     /// Percent of the last five minutes in which some thread waited for a core.
     pub cpu_pressure_percent: Option<f64>,
     /// `net.core.somaxconn`.
@@ -58,6 +60,24 @@ pub struct BlockDevice {
     pub write_cache: Option<String>,
     /// Whether it turns.
     pub rotational: Option<bool>,
+}
+
+/// What is known of the certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// There is to be no TLS.
+    None,
+    /// It cannot be used, and why.
+    Unusable(String),
+    /// It can be used.
+    Dated {
+        /// When it expires, for people.
+        not_after: String,
+        /// Seconds until it holds; negative if it does.
+        holds_in_s: i64,
+        /// Seconds until it expires; negative if it has.
+        expires_in_s: i64,
+    },
 }
 
 /// How a ring answered.

@@ -26,6 +26,7 @@ impl Facts {
             may_raise_limits: may_raise_limits(),
             // The configuration says that, not the machine.
             log_on_thread: None,
+            certificate: None,
             cpu_pressure_percent: line("/proc/pressure/cpu").and_then(|line| pressure(&line)),
             somaxconn: number("/proc/sys/net/core/somaxconn"),
             tcp_max_syn_backlog: number("/proc/sys/net/ipv4/tcp_max_syn_backlog"),

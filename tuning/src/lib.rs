@@ -9,6 +9,6 @@ mod facts;
 mod gather;
 mod report;
 
-pub use checks::{Check, Finding, Severity, Status, checks, evaluate};
-pub use facts::{BlockDevice, DiskProbe, Facts, RingProbe};
+pub use checks::{CERTIFICATE_LEFT_S_MIN, Check, Finding, Severity, Status, checks, evaluate};
+pub use facts::{BlockDevice, Certificate, DiskProbe, Facts, RingProbe};
 pub use report::{exit_code, json, text};

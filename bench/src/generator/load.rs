@@ -9,7 +9,17 @@ use crate::schedule::Schedule;
 use crate::tracker::{Timebase, Totals};
 use crate::websocket::{self, BINARY};
 use crate::{Error, Result, update};
-use rustix::event::epoll;
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+/// Where things stood at an end of the window.
+#[derive(Clone, Copy)]
+struct Mark {
+    now: u64,
+    sent: u64,
+    received_bytes: u64,
+    thrown_bytes: u64,
+    totals: Totals,
+}
 
 impl Generator<'_> {
     /// Warm-up, window, drain.
@@ -42,15 +52,22 @@ impl Generator<'_> {
         self.presence = Presence::new(&self, start, window.clone());
         self.loaded = true;
         self.stall()?;
+        self.stop_reading()?;
 
-        let mut marks: [Option<(u64, u64, u64, Totals)>; 2] = [None, None];
+        let mut marks: [Option<Mark>; 2] = [None, None];
         let mut progress = (0, start);
         loop {
             let now = self.now_ns();
             // Before the window may end: what was due in it is sent, however late this thread runs.
             self.send_due(now, edits_end);
             self.send_states(now);
-            let mark = (now, self.sent, self.received_bytes, self.tracker.totals);
+            let mark = Mark {
+                now,
+                sent: self.sent,
+                received_bytes: self.received_bytes,
+                thrown_bytes: self.thrown_bytes,
+                totals: self.tracker.totals,
+            };
             if marks[0].is_none() && now >= window.start {
                 on_moment(Moment::WindowStart)?;
                 marks[0] = Some(mark);
@@ -120,18 +137,21 @@ impl Generator<'_> {
         };
         let undelivered = self.undelivered();
         Ok(Outcome {
-            window_ns: last.0 - first.0,
-            sent_in_window: last.1 - first.1,
+            window_ns: last.now - first.now,
+            sent_in_window: last.sent - first.sent,
             sent: self.sent,
-            at_window_start: first.3,
-            at_window_end: last.3,
+            owed: self.owed,
+            at_window_start: first.totals,
+            at_window_end: last.totals,
             at_end: self.tracker.totals,
             undelivered,
             delivery_ns: self.tracker.delivery_ns,
             ack_ns: self.tracker.ack_ns,
             send_lag_ns: self.send_lag_ns,
             presence: self.presence.map(Presence::into_shown),
-            received_bytes_in_window: last.2 - first.2,
+            received_bytes_in_window: last.received_bytes - first.received_bytes,
+            readers: self.readers as usize,
+            thrown_bytes_in_window: last.thrown_bytes - first.thrown_bytes,
             oddities: self.oddities,
         })
     }
@@ -153,9 +173,38 @@ impl Generator<'_> {
         Ok(())
     }
 
+    /// From here on, what comes for those who are not sampled is counted and thrown away.
+    fn stop_reading(&mut self) -> Result<()> {
+        let scenario = self.scenario;
+        // What is encrypted has to be read.
+        if self.target.tls.is_some()
+            || scenario.sampled == scenario.rooms * scenario.clients_per_room
+        {
+            return Ok(());
+        }
+        self.readers = scenario.readers() as u64;
+        for index in 0..self.connections.len() {
+            let connection = &self.connections[index];
+            if scenario.is_sampled(index)
+                || scenario.is_stalled(index)
+                || connection.stage == Stage::Closed
+            {
+                continue;
+            }
+            self.is_thrown[index] = true;
+            // One call empties a socket, as a rule: it need not be looked at again.
+            epoll::modify(
+                &self.epoll,
+                &connection.stream,
+                EventData::new_u64(index as u64),
+                EventFlags::IN | EventFlags::ET,
+            )?;
+        }
+        Ok(())
+    }
+
     fn undelivered(&self) -> u64 {
-        let owed = self.sent * (self.scenario.clients_per_room as u64 - 1);
-        owed.saturating_sub(self.tracker.totals.delivered)
+        self.owed.saturating_sub(self.tracker.totals.delivered)
     }
 
     fn give_up(&mut self) {
@@ -171,6 +220,7 @@ impl Generator<'_> {
     fn write_edit(&mut self, room: usize, writer: usize, clock: u32) {
         let index = room * self.scenario.clients_per_room + writer;
         self.sent += 1;
+        self.owed += self.readers - 1;
         self.sent_by_room[room] += 1;
         if self.connections[index].stage == Stage::Closed {
             return;

@@ -97,6 +97,8 @@ pub struct Outcome {
     pub sent_in_window: u64,
     /// Edits sent in the whole run.
     pub sent: u64,
+    /// Deliveries of those that were owed to others whose frames are read.
+    pub owed: u64,
     /// Totals at the window's start.
     pub at_window_start: Totals,
     /// Totals at its end.
@@ -113,8 +115,12 @@ pub struct Outcome {
     pub send_lag_ns: Histogram<u64>,
     /// What became of presence, where there was any.
     pub presence: Option<presence::Shown>,
-    /// Bytes received in the window.
+    /// Bytes received in the window by clients whose frames are read.
     pub received_bytes_in_window: u64,
+    /// Clients whose frames are read.
+    pub readers: usize,
+    /// Bytes received in the window by the others.
+    pub thrown_bytes_in_window: u64,
     /// What was odd.
     pub oddities: Oddities,
 }
@@ -150,6 +156,13 @@ struct Generator<'a> {
     sent: u64,
     next_edit: u64,
     received_bytes: u64,
+    thrown_bytes: u64,
+    /// What a connection receives is thrown away.
+    is_thrown: Vec<bool>,
+    /// Deliveries of edits to others whose frames are read.
+    owed: u64,
+    /// Clients of a room whose frames are read.
+    readers: u64,
     send_lag_ns: Histogram<u64>,
     loaded: bool,
     synced: usize,
@@ -185,6 +198,10 @@ impl<'a> Generator<'a> {
             sent: 0,
             next_edit: 0,
             received_bytes: 0,
+            thrown_bytes: 0,
+            is_thrown: Vec::new(),
+            owed: 0,
+            readers: scenario.clients_per_room as u64,
             send_lag_ns: new_histogram(),
             loaded: false,
             synced: 0,
@@ -264,6 +281,7 @@ impl<'a> Generator<'a> {
         connection.out().extend_from_slice(request.as_bytes());
         self.connections.push(connection);
         self.is_dirty.push(false);
+        self.is_thrown.push(false);
         if let Some(joins) = &mut self.joins {
             joins.on_connect();
         }
@@ -334,6 +352,14 @@ impl<'a> Generator<'a> {
     }
 
     fn receive(&mut self, index: usize) -> Result<u64> {
+        if self.is_thrown[index] {
+            match self.connections[index].throw_away(&mut self.buffer) {
+                Received::Bytes(bytes) => self.thrown_bytes += bytes as u64,
+                Received::Nothing => {}
+                Received::Gone => self.close(index, "the server closed the connection"),
+            }
+            return Ok(self.now_ns());
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         let kept = self.connections[index].tail.len();
         let received = self.connections[index].receive(&mut buffer);

@@ -13,15 +13,16 @@ pub(super) struct Presence {
     tracker: Tracker,
     next: u64,
     end: u64,
-    others: u64,
+    /// Showings of those to others whose frames are read.
+    owed: u64,
     at_window: [Totals; 2],
 }
 
 /// What became of the states that were sent.
 #[derive(Debug)]
 pub struct Shown {
-    /// States that were sent in the run.
-    pub sent: u64,
+    /// Showings that were owed to clients whose frames are read, in the run.
+    pub owed: u64,
     /// States shown to others in the window: they or a later one of their client arrived.
     pub shown_in_window: u64,
     /// The part of those that did not arrive themselves.
@@ -58,7 +59,7 @@ impl Presence {
             ),
             next: 0,
             end,
-            others: clients as u64 - 1,
+            owed: 0,
             at_window: [Totals::default(); 2],
         })
     }
@@ -75,7 +76,7 @@ impl Presence {
 
     /// Showings that have not come yet.
     pub(super) fn outstanding(&self) -> u64 {
-        (self.next * self.others).saturating_sub(self.tracker.settled_in(0))
+        self.owed.saturating_sub(self.tracker.settled_in(0))
     }
 
     /// The window begins (0) or ends (1).
@@ -86,7 +87,7 @@ impl Presence {
     pub(super) fn into_shown(self) -> Shown {
         let [first, last] = self.at_window;
         Shown {
-            sent: self.next,
+            owed: self.owed,
             shown_in_window: last.delivered - first.delivered,
             superseded_in_window: last.skipped - first.skipped,
             never: self.outstanding(),
@@ -107,6 +108,7 @@ impl Generator<'_> {
             let client = presence.tracker.client_id(0, state.writer as usize);
             self.send_lag_ns.saturating_record(now - due);
             let index = state.writer as usize;
+            presence.owed += self.readers - u64::from(!self.is_thrown[index]);
             if self.connections[index].stage == Stage::Closed {
                 continue;
             }

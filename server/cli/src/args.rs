@@ -60,7 +60,8 @@ fn check() -> Command {
         .about("Checks what this machine is set to, and says what would be better; changes nothing")
         .arg(json())
         .after_help("Exits 1 if a check failed; what could be better is no failure.");
-    with_config(command).arg(key_arg(key("data"), Show::Yes))
+    let names = ["data", "tls.certificate", "tls.key"];
+    with_config(command).args(names.map(|name| key_arg(key(name), Show::Yes)))
 }
 
 fn health() -> Command {
@@ -74,9 +75,26 @@ fn health() -> Command {
                 .value_parser(clap::value_parser!(u64).range(1..=600_000))
                 .help("Milliseconds to wait for the answer"),
         )
-        .after_help("Asks control_listen if it is set, else the first address of listen. Exits 0 if ready, else 1.");
-    let command = with_config(command).arg(key_arg(key("listen"), Show::Yes));
-    command.arg(key_arg(key("control_listen"), Show::Yes))
+        .arg(
+            Arg::new("ca_file")
+                .long("ca-file")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(std::path::PathBuf))
+                .help(
+                    "Under TLS, trust what leads to a certificate in this file (PEM), instead of the first one in \
+                     tls.certificate alone",
+                ),
+        )
+        .after_help(
+            "Asks control_listen if it is set, which is in the clear; else the first address of listen, over TLS if \
+             tls.certificate is set. The server must then show the certificate that stands first in that file; its \
+             names and dates do not matter. With --ca-file its dates do. Exits 0 if ready, else 1.",
+        );
+    let mut command = with_config(command);
+    for name in ["listen", "control_listen", "tls.certificate", "tls.key"] {
+        command = command.arg(key_arg(key(name), Show::Yes));
+    }
+    command
 }
 
 fn wal() -> Command {

@@ -7,6 +7,7 @@ mod exit;
 mod health;
 mod logs;
 mod serve;
+mod trust;
 mod wal;
 
 use clap::ArgMatches;

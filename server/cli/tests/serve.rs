@@ -43,10 +43,15 @@ struct Server {
 
 impl Server {
     fn start(data: &Path) -> Server {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, more: &[&str]) -> Server {
         let mut command = collabblocks();
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(SMALL);
+            .args(SMALL)
+            .args(more);
         command.arg("--data").arg(data).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
@@ -63,6 +68,16 @@ impl Server {
             server.address = event["address"].as_str().unwrap_or_default().into();
         }
         server
+    }
+
+    /// Reads the log up to such a line.
+    fn logs_until(&mut self, wanted: impl Fn(&str) -> bool) {
+        let mut line = String::new();
+        while !wanted(&line) {
+            line.clear();
+            let read = self.log.read_line(&mut line).unwrap();
+            assert!(read > 0, "the server ended");
+        }
     }
 
     fn stop(mut self) -> Option<i32> {
@@ -113,6 +128,136 @@ fn a_server_is_started_asked_and_stopped() {
             && verdict.contains("closed in order\nshard 0: 0 rooms, 0 with a snapshot"),
         "{verdict}"
     );
+}
+
+/// A certificate for `name`, its key, and the root that signed it, as files in `dir`.
+struct Files {
+    pem: String,
+    key: String,
+    root: String,
+}
+
+fn certificate(dir: &Path, name: &str) -> Files {
+    certificate_until(dir, name, 4000)
+}
+
+/// One that expires with the beginning of a year.
+fn certificate_until(dir: &Path, name: &str, year: i32) -> Files {
+    let mut root = rcgen::CertificateParams::new([]).unwrap();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let of = format!("root of {name}");
+    root.distinguished_name.push(rcgen::DnType::CommonName, of);
+    let root_key = rcgen::KeyPair::generate().unwrap();
+    let root = rcgen::CertifiedIssuer::self_signed(root, root_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut own = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    own.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let own = own.signed_by(&key, &root).unwrap();
+    let write = |end: &str, text: String| {
+        let path = dir.join(format!("{name}.{end}"));
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    Files {
+        pem: write("pem", own.pem()),
+        key: write("key", key.serialize_pem()),
+        root: write("root", root.pem()),
+    }
+}
+
+#[test]
+fn health_asks_over_tls_and_trusts_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    // No name in it is the address that is asked.
+    let own = certificate(dir.path(), "app.example");
+    let other = certificate(dir.path(), "other.example");
+    let tls = ["--tls-certificate", &own.pem, "--tls-key", &own.key];
+    let server = Server::start_with(&dir.path().join("data"), &tls);
+    let health = |more: &[&str]| {
+        let mut command = collabblocks();
+        command.args(["health", "--listen", &server.address]);
+        let output = command.args(more).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, errors) = health(&tls);
+    assert_eq!(code, Some(0), "{errors}");
+    let (code, errors) = health(&[&tls[..], &["--ca-file", &own.root]].concat());
+    assert_eq!(code, Some(0), "{errors}");
+
+    let (code, errors) = health(&["--tls-certificate", &other.pem, "--tls-key", &other.key]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("shows another certificate"), "{errors}");
+    let (code, errors) = health(&[&tls[..], &["--ca-file", &other.root]].concat());
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("UnknownIssuer"), "{errors}");
+    let (code, errors) = health(&[]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("this port speaks TLS"), "{errors}");
+    assert_eq!(server.stop(), Some(0));
+
+    // The other way round: TLS to a server that speaks none.
+    let server = Server::start(&dir.path().join("clear"));
+    let output = collabblocks()
+        .args(["health", "--listen", &server.address])
+        .args(tls)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("speaks no TLS"), "{errors}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let output = collabblocks()
+        .args(["health", "--timeout-ms", "100", "--listen", &address])
+        .args(tls)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("timed out"), "{errors}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn an_expired_certificate_is_told_and_stops_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = certificate_until(dir.path(), "old.example", 2020);
+    let new = certificate_until(dir.path(), "new.example", 3000);
+    let tls = ["--tls-certificate", &old.pem, "--tls-key", &old.key];
+    let data = dir.path().join("data");
+    let check = || {
+        let mut command = collabblocks();
+        command.args(["check", "--json", "--data"]).arg(&data);
+        let output = command.args(tls).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = report["checks"].as_array().unwrap().iter();
+        let found = found.clone().find(|check| check["id"] == "certificate");
+        let found = found.unwrap();
+        (found["status"].clone(), found["current"].clone())
+    };
+    let expired = ("fail".into(), "expired at 2020-01-01T00:00:00Z".into());
+    assert_eq!(check(), expired);
+    let mut server = Server::start_with(&data, &tls);
+    let health = |more: &[&str]| {
+        let mut command = collabblocks();
+        command.args(["health", "--listen", &server.address]);
+        command.args(tls).args(more).output().unwrap()
+    };
+    assert_eq!(health(&[]).status.code(), Some(0));
+    let output = health(&["--ca-file", &old.root]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("expired"), "{errors}");
+    server.logs_until(|line| line.contains("expired at 2020-01-01T00:00:00Z"));
+
+    // Half of a renewal is no renewal; the whole of it is.
+    std::fs::copy(&new.key, &old.key).unwrap();
+    server.logs_until(|line| line.contains("cannot be used"));
+    std::fs::copy(&new.pem, &old.pem).unwrap();
+    server.logs_until(|line| line.contains("the new one"));
+    let good = ("ok".into(), "expires at 3000-01-01T00:00:00Z".into());
+    assert_eq!(check(), good);
+    assert_eq!(server.stop(), Some(0));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::passed::Prebuffered;
 use super::{State, metrics, page};
 use crate::runtime::{Passed, UNAVAILABLE};
+use crate::validity::UnixSeconds;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
@@ -135,7 +136,8 @@ async fn answer(
         "/health/detail" => detail(state).await,
         "/metrics" => {
             let stats = state.stats().await;
-            let body = metrics::text(&stats, state.shards.count());
+            let expires = state.certificate.borrow().map(|dates| dates.not_after);
+            let body = metrics::text(&stats, state.shards.count(), expires);
             response(StatusCode::OK, metrics::CONTENT_TYPE, body.into())
         }
         path => match page::asset(path) {
@@ -188,10 +190,18 @@ async fn detail(state: &State) -> Response<Full<Bytes>> {
             }),
         })
         .collect();
+    let certificate = state.certificate.borrow().map(|dates| {
+        json!({
+            "not_before": dates.not_before.to_string(),
+            "not_after": dates.not_after.to_string(),
+            "expires_in_s": dates.not_after.0 - UnixSeconds::now().0,
+        })
+    });
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": state.started.elapsed().as_secs(),
         "draining": state.draining.load(Ordering::SeqCst),
+        "tls_certificate": certificate,
         "shards": shards,
     });
     let body = serde_json::to_string_pretty(&body).expect("a JSON value is serialisable");
@@ -227,6 +237,7 @@ mod tests {
     use super::*;
     use crate::control::{Hosts, Shards};
     use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
+    use crate::validity::Validity;
     use std::sync::atomic::AtomicU32;
     use std::time::Instant;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -258,13 +269,22 @@ mod tests {
     }
 
     fn state(hosts: Hosts, bounds: Bounds) -> (Arc<State>, Arc<AtomicU32>) {
+        with_certificate(hosts, bounds, None)
+    }
+
+    fn with_certificate(
+        hosts: Hosts,
+        bounds: Bounds,
+        dates: Option<Validity>,
+    ) -> (Arc<State>, Arc<AtomicU32>) {
         let asked = Arc::new(AtomicU32::new(0));
         let (replies, coming) = unbounded_channel();
         let shards = Prompt {
             asked: asked.clone(),
             replies,
         };
-        let state = State::new(Box::new(shards), coming, hosts, bounds);
+        let dates = tokio::sync::watch::channel(dates).1;
+        let state = State::new(Box::new(shards), coming, hosts, dates, bounds);
         (Arc::new(state), asked)
     }
 
@@ -315,6 +335,35 @@ mod tests {
             // Simple probes name no host.
             let old = "GET /health/live HTTP/1.0\r\n\r\n";
             assert!(ask(&state, old).await.starts_with("HTTP/1.0 200 "));
+        });
+    }
+
+    #[test]
+    fn the_certificates_dates_are_told() {
+        run(async {
+            let get = |path: &str| format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+            let now = UnixSeconds::now().0;
+            let dates = Validity {
+                not_before: UnixSeconds(0),
+                not_after: UnixSeconds(now + 3_000_000),
+            };
+            let (state, _) = with_certificate(Hosts::Any, Bounds::default(), Some(dates));
+            let detail = ask(&state, &get("/health/detail")).await;
+            let (_, body) = detail.split_once("\r\n\r\n").unwrap();
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            let told = &body["tls_certificate"];
+            assert_eq!(told["not_before"], "1970-01-01T00:00:00Z");
+            let left = told["expires_in_s"].as_i64().unwrap();
+            assert!((2_999_000..=3_000_000).contains(&left), "{left}");
+            let metrics = ask(&state, &get("/metrics")).await;
+            let wanted = format!("{} {}", metrics::CERTIFICATE_EXPIRY, now + 3_000_000);
+            assert!(metrics.lines().any(|line| line == wanted), "{metrics}");
+
+            let (state, _) = self::state(Hosts::Any, Bounds::default());
+            let detail = ask(&state, &get("/health/detail")).await;
+            assert!(detail.contains("\"tls_certificate\": null"), "{detail}");
+            let metrics = ask(&state, &get("/metrics")).await;
+            assert!(!metrics.contains(metrics::CERTIFICATE_EXPIRY), "{metrics}");
         });
     }
 

@@ -1,6 +1,7 @@
 //! Prometheus text from the shards' figures. Names carry their units.
 
 use crate::shard::Stats;
+use crate::validity::UnixSeconds;
 use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -11,6 +12,9 @@ use std::fmt::Error;
 
 /// What the answer is called.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// When the certificate that is served expires; not there without TLS.
+pub(super) const CERTIFICATE_EXPIRY: &str = "collabblocks_tls_certificate_expiry_timestamp_seconds";
 
 /// Upper bounds of the commit histogram, in seconds.
 const COMMIT_BUCKETS_S: &[f64] = &[
@@ -46,11 +50,17 @@ pub(super) fn busy_share(stats: &Stats) -> f64 {
 }
 
 /// The text of a scrape; shards that did not answer are missing from all but `collabblocks_shard_up`.
-pub(super) fn text(shards: &BTreeMap<u16, Stats>, count: u16) -> String {
+/// `expires` is of the certificate that is served.
+pub(super) fn text(
+    shards: &BTreeMap<u16, Stats>,
+    count: u16,
+    expires: Option<UnixSeconds>,
+) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape {
         shards: shards.clone(),
         count,
+        expires,
     }));
     let mut out = String::new();
     text::encode(&mut out, &registry).expect("writing to a String does not fail");
@@ -61,6 +71,7 @@ pub(super) fn text(shards: &BTreeMap<u16, Stats>, count: u16) -> String {
 struct Scrape {
     shards: BTreeMap<u16, Stats>,
     count: u16,
+    expires: Option<UnixSeconds>,
 }
 
 type Read = fn(&Stats) -> f64;
@@ -258,6 +269,16 @@ impl Collector for Scrape {
             up.encode_family(&[("shard", shard.to_string())])?
                 .encode_gauge(&answers)?;
         }
+        if let Some(UnixSeconds(expires)) = self.expires {
+            encoder
+                .encode_descriptor(
+                    CERTIFICATE_EXPIRY,
+                    "When the certificate that is served expires, in seconds since 1970",
+                    None,
+                    MetricType::Gauge,
+                )?
+                .encode_gauge(&expires)?;
+        }
         for (name, help, read) in COUNTERS {
             let name = format!("collabblocks_{name}");
             let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
@@ -349,7 +370,7 @@ mod tests {
             stats.commit_ns.record(us * 1000).unwrap();
         }
         stats.refused.insert("gap", 3);
-        let out = text(&BTreeMap::from([(1, stats)]), 2);
+        let out = text(&BTreeMap::from([(1, stats)]), 2, None);
         for line in [
             "collabblocks_shard_up{shard=\"0\"} 0",
             "collabblocks_shard_up{shard=\"1\"} 1",

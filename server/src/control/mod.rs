@@ -13,6 +13,7 @@ pub use hosts::Hosts;
 use crate::certificate::Certificate;
 use crate::runtime::Passed;
 use crate::shard::{ControlReply, ControlRequest, ShardId, Stats};
+use crate::validity::Validity;
 use renew::Renewal;
 use rustls::ServerConfig;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,8 @@ struct State {
     shards: Box<dyn Shards>,
     replies: Mutex<Replies>,
     hosts: Hosts,
+    /// The dates of the certificate that is served.
+    certificate: watch::Receiver<Option<Validity>>,
     bounds: http::Bounds,
     /// One for each connection that may be served.
     places: Arc<Semaphore>,
@@ -106,7 +109,9 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         hosts,
         drain_timeout,
     } = control;
-    let state = Arc::new(State::new(shards, replies, hosts, http::Bounds::default()));
+    let (shown, dates) = watch::channel(None);
+    let state = State::new(shards, replies, hosts, dates, http::Bounds::default());
+    let state = Arc::new(state);
     runtime.block_on(async {
         let listener = match listener {
             Some(listener) => {
@@ -116,7 +121,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
             None => None,
         };
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let mut renewal = Renewal::new(certificate)?;
+        let mut renewal = Renewal::new(certificate, shown)?;
         let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         loop {
             tokio::select! {
@@ -174,6 +179,7 @@ impl State {
         shards: Box<dyn Shards>,
         replies: UnboundedReceiver<(ShardId, ControlReply)>,
         hosts: Hosts,
+        certificate: watch::Receiver<Option<Validity>>,
         bounds: http::Bounds,
     ) -> Self {
         Self {
@@ -183,6 +189,7 @@ impl State {
                 last: None,
             }),
             hosts,
+            certificate,
             bounds,
             places: Arc::new(Semaphore::new(bounds.connections_max)),
             next_id: AtomicU64::new(1),

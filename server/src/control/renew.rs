@@ -2,10 +2,12 @@
 
 use super::Shards;
 use crate::certificate::Certificate;
+use crate::validity::{Reminder, Standing, UnixSeconds, Validity};
 use rustls::ServerConfig;
 use std::io;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{Interval, interval};
 
 /// Time between two looks. The files are read, as a change need not show in their times.
@@ -20,16 +22,26 @@ struct Watched {
     clock: Interval,
     /// Not all shards have heard of it yet.
     unheard: Option<ServerConfig>,
+    /// The dates of what is served.
+    shown: watch::Sender<Option<Validity>>,
+    reminder: Reminder,
 }
 
 impl Renewal {
-    pub(super) fn new(certificate: Option<Certificate>) -> io::Result<Self> {
-        let watch = |certificate| -> io::Result<Watched> {
+    /// Tells the dates of what is served through `shown`.
+    pub(super) fn new(
+        certificate: Option<Certificate>,
+        shown: watch::Sender<Option<Validity>>,
+    ) -> io::Result<Self> {
+        let watch = |certificate: Certificate| -> io::Result<Watched> {
+            shown.send_replace(Some(certificate.validity()));
             Ok(Watched {
                 certificate,
                 hangup: signal(SignalKind::hangup())?,
                 clock: interval(LOOK_EVERY),
                 unheard: None,
+                shown,
+                reminder: Reminder::default(),
             })
         };
         certificate.map(watch).transpose().map(Self)
@@ -58,6 +70,8 @@ impl Renewal {
                     "the files of the certificate have changed: new connections are shown the new one"
                 );
                 watched.unheard = Some(config);
+                let validity = watched.certificate.validity();
+                watched.shown.send_replace(Some(validity));
             }
             Some(Err(why)) => {
                 tracing::error!(
@@ -73,6 +87,35 @@ impl Renewal {
             && watched.unheard.is_some()
         {
             tracing::warn!("a shard has not heard of the new certificate yet");
+        }
+        watched.remind(UnixSeconds::now());
+    }
+}
+
+impl Watched {
+    /// Says how the certificate stands, if it does not stand well.
+    fn remind(&mut self, now: UnixSeconds) {
+        let validity = self.certificate.validity();
+        let Some(standing) = self.reminder.due(validity, now) else {
+            return;
+        };
+        let path = self.certificate.path().display();
+        let (from, until) = (validity.not_before, validity.not_after);
+        match standing {
+            Standing::Good => {}
+            Standing::Soon => tracing::warn!(
+                "the certificate in {path} expires at {until}, in less than {} days: put a new one there, which is \
+                 served without a restart",
+                (until.0 - now.0) / 86_400 + 1
+            ),
+            Standing::Expired => tracing::error!(
+                "the certificate in {path} expired at {until}, and clients refuse it: put a new one there, which is \
+                 served without a restart"
+            ),
+            Standing::Early => tracing::error!(
+                "the certificate in {path} holds from {from} on, and clients refuse it before: look at the clock of \
+                 this machine, or put another one there"
+            ),
         }
     }
 }

@@ -26,6 +26,7 @@ const OPERATIONS: &[(u8, &str)] = &[
     (opcode::Recv::CODE, "receive"),
     (opcode::Send::CODE, "send"),
     (opcode::Timeout::CODE, "timeout"),
+    (opcode::TimeoutRemove::CODE, "timeout update"),
     (opcode::Write::CODE, "write"),
 ];
 

@@ -150,6 +150,11 @@ impl Away {
         }
     }
 
+    /// Whether a diff came in this turn, and the stream goes on from elsewhere.
+    pub fn has_jumped(&mut self, id: RoomId) -> bool {
+        self.get(id).is_some_and(|away| away.jumped)
+    }
+
     /// The turn's frames have gone to the sessions.
     pub fn turn_ended(&mut self, id: RoomId) {
         let away = self.get(id).expect("its turn ended");
@@ -422,6 +427,7 @@ impl Shard {
                 conn,
                 guest,
                 room,
+                heard,
                 fresh,
             } => {
                 if let Some((offset, states)) = fresh
@@ -429,7 +435,7 @@ impl Shard {
                 {
                     away.begin(*offset, &bytes[states.clone()]);
                 }
-                self.on_live(now, from, *conn, *guest, effects);
+                self.on_live(now, from, *conn, (*guest, *heard), effects);
             }
             Item::Frames { conn, bytes: range } => {
                 if let Some(connection) = self.touch(*conn)
@@ -474,6 +480,7 @@ impl Shard {
                 from,
                 bytes: range,
                 frames,
+                size,
             } => {
                 let Some(away) = self.away.get(*room) else {
                     return;
@@ -483,6 +490,7 @@ impl Shard {
                     "a room's frames come in order, without holes"
                 );
                 away.offset += range.len() as u64;
+                away.room.size_told = *size;
                 let turn = &mut away.room.turn;
                 let start = turn.bytes.len();
                 turn.bytes.extend_from_slice(&bytes[range.clone()]);
@@ -510,8 +518,13 @@ impl Shard {
                     self.touch_room(*room);
                 }
             }
-            Item::States { room, bytes: range } => {
+            Item::States {
+                room,
+                bytes: range,
+                size,
+            } => {
                 if let Some(away) = self.away.get(*room) {
+                    away.room.size_told = *size;
                     away.copy_presence(&bytes[range.clone()]);
                     self.touch_room(*room);
                 }
@@ -535,7 +548,7 @@ impl Shard {
         now: Instant,
         home: ShardId,
         id: ConnId,
-        guest: ConnId,
+        (guest, heard): (ConnId, u64),
         effects: &mut Effects,
     ) {
         let waits = |session: &&mut Session| session.loading.is_some();
@@ -545,13 +558,14 @@ impl Shard {
         let (room_id, index) = (session.room, session.index);
         self.take_off_list(id, room_id, index, false);
         let room = self.room(room_id);
-        let index = room.sessions.len();
-        room.sessions.push(id);
+        let (group, index, _) = room.admit(id);
         let anyone = room.presence.present() > 0;
         let connection = self.connection(id).expect("it waits");
         let blocked = connection.blocked_since.is_some();
         let session = connection.session().expect("it waits");
         session.index = index;
+        session.group = group;
+        session.heard = heard;
         session.guest = Some(guest);
         session.wants.presence = anyone;
         let queue = session.loading.take().expect("it waits");
@@ -575,7 +589,8 @@ impl Shard {
 impl AwayRoom {
     /// The first session here that the home knows of is in.
     fn begin(&mut self, offset: u64, states: &[u8]) {
-        assert!(self.room.sessions.is_empty(), "none was in before");
+        let loading = self.room.loading.len();
+        assert_eq!(self.room.len(), loading, "none was in before");
         self.room.begin(offset);
         self.offset = offset;
         self.jumped = false;

@@ -239,11 +239,9 @@ impl Shard {
         vector.clear();
         let room_id = self.session(id)?.room;
         self.engine.state_vector(room_id, &mut vector);
-        let list = self.room(room_id).list_of(id, true);
-        let index = list.len();
-        list.push(id);
+        let (group, index, heard) = self.room(room_id).admit(id);
         if is_guest(id) {
-            self.guest_live(id, room_id);
+            self.guest_live(id, room_id, heard);
         }
         // A guest's core has a copy of who is present.
         let anyone = !is_guest(id) && self.room(room_id).presence.present() > 0;
@@ -257,6 +255,8 @@ impl Shard {
         // At the end of the turn, when many who came in it are told the same.
         session.wants.presence = anyone;
         session.index = index;
+        session.group = group;
+        session.heard = heard;
         session.asked = asked;
         let queue = session.loading.take();
         self.scratch = vector;
@@ -305,8 +305,8 @@ impl Shard {
                     .room_if_kept(room_id)
                     .into_iter()
                     .flat_map(|r| {
-                        r.sessions
-                            .iter()
+                        (r.sessions.iter())
+                            .chain(r.spread.iter().flat_map(|spread| spread.sessions()))
                             .chain(&r.loading)
                             .chain(r.guests())
                             .copied()

@@ -7,6 +7,7 @@ use super::types::{ConnId, Instant};
 use crate::edge::websocket::Decoder;
 use collabblocks_storage_engine::RoomId;
 use core::net::SocketAddr;
+use std::time::Duration;
 
 /// How far a connection has come.
 #[derive(Debug)]
@@ -60,8 +61,12 @@ pub struct Session {
     pub room: RoomId,
     /// Messages that came while the room loads; `None` once it is live.
     pub loading: Option<LoadQueue>,
-    /// Its index among the room's live sessions, or among those that wait for it to load.
+    /// Its index among the room's live sessions, or those of its group, or among those that wait for it to load.
     pub index: usize,
+    /// Its group, in a large room.
+    pub group: u8,
+    /// The stream offset up to which it needs to hear nothing of the room.
+    pub heard: u64,
     /// Since when it is attached.
     pub since: Instant,
     /// Who it is and what it may do.
@@ -122,6 +127,9 @@ pub struct LoadQueue {
     pub paused: bool,
 }
 
+/// Bytes of what it missed that a session gets first, when its socket takes some again.
+pub const PART_BYTES_MIN: usize = 16 << 10;
+
 /// From where on a session misses what happened.
 #[derive(Debug)]
 pub struct Behind {
@@ -131,6 +139,43 @@ pub struct Behind {
     pub state_vector: Box<[u8]>,
     /// The room's presence version then.
     pub presence: u64,
+    /// Bytes of what it missed that it gets next: twice as many as before, as long as its socket takes
+    /// all. What a socket does not take is kept for it alone.
+    pub part_bytes: usize,
+    /// Where it was when its progress was looked at last, and when, once it got a part.
+    looked_at: Option<(u64, Instant)>,
+}
+
+impl Behind {
+    /// Behind from this stream offset on, with this state vector and presence version.
+    pub fn new(from: u64, state_vector: Box<[u8]>, presence: u64) -> Self {
+        Self {
+            from,
+            state_vector,
+            presence,
+            part_bytes: PART_BYTES_MIN,
+            looked_at: None,
+        }
+    }
+
+    /// It has been given all up to here, and there is more.
+    pub fn got_part(&mut self, now: Instant, up_to: u64, part_bytes_max: usize) {
+        self.looked_at.get_or_insert((self.from, now));
+        self.from = up_to;
+        self.part_bytes = (self.part_bytes * 2).min(part_bytes_max.max(PART_BYTES_MIN));
+    }
+
+    /// Whether less than `bytes` of the parts have gone in a time of `limit`.
+    pub fn drags(&mut self, now: Instant, limit: Duration, bytes: usize) -> bool {
+        match &mut self.looked_at {
+            Some((at, since)) if self.from - *at >= bytes as u64 => {
+                (*at, *since) = (self.from, now);
+                false
+            }
+            Some((_, since)) => now.0.saturating_sub(since.0) > limit.as_nanos() as u64,
+            None => false,
+        }
+    }
 }
 
 impl Connection {
@@ -206,6 +251,8 @@ impl Session {
             room,
             loading: Some(LoadQueue::default()),
             index,
+            group: 0,
+            heard: 0,
             since: now,
             claims,
             told_read_only: false,

@@ -86,6 +86,7 @@ impl Shard {
 
     fn flush_rooms(&mut self, now: Instant, effects: &mut Effects) {
         self.own_copies_left = OWN_COPIES_BYTES_PER_TURN;
+        self.begin_spread_turn();
         self.wake_rooms(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         for room_id in dirty.drain(..) {
@@ -103,13 +104,8 @@ impl Shard {
         let Some(room) = room.filter(|r| r.id == room_id) else {
             return;
         };
-        if let Some(at) = room.waits_until(now, &self.config.limits) {
-            room.dirty = false;
-            if !room.paced {
-                room.paced = true;
-                self.paced.delay_room(at, room_id);
-            }
-            return;
+        if room.spreads(&self.config.limits.pace) {
+            return self.flush_spread(now, room_id, effects);
         }
         let told = room.presence.told();
         let start = effects.frames.len();
@@ -137,11 +133,8 @@ impl Shard {
                 let range = if std::mem::take(&mut session.wrote) {
                     if self.own_copies_left == 0 {
                         // Nothing says what it had before this turn, should the frames not be kept.
-                        session.behind = Some(Box::new(Behind {
-                            from: room.stream_offset,
-                            state_vector: [0].into(),
-                            presence: told,
-                        }));
+                        let behind = Behind::new(room.stream_offset, [0].into(), told);
+                        session.behind = Some(Box::new(behind));
                         room.behind += 1;
                         if !session.listed {
                             session.listed = true;
@@ -286,7 +279,10 @@ impl Shard {
 
 /// Moves a connection's own frames into the turn's, and what its large answer was granted. Also: how
 /// many bytes of it are control frames.
-fn own_range(connection: &mut Connection, effects: &mut Effects) -> (Range<usize>, usize) {
+pub(super) fn own_range(
+    connection: &mut Connection,
+    effects: &mut Effects,
+) -> (Range<usize>, usize) {
     let start = effects.frames.len();
     let mut control = 0;
     let mut stream = match &mut connection.stage {
@@ -314,7 +310,8 @@ fn own_range(connection: &mut Connection, effects: &mut Effects) -> (Range<usize
 }
 
 /// `control` bytes of the range are control frames.
-fn send(
+#[inline]
+pub(super) fn send(
     connection: &mut Connection,
     id: ConnId,
     range: Range<usize>,

@@ -7,7 +7,6 @@ use super::fanout::RESTARTS;
 use super::guests::{Guest, Guests, is_guest};
 use super::identity::Claims;
 use super::mail::{Item, Post};
-use super::marks::Marks;
 use super::room::{Room, TurnFrame};
 use super::session::EMPTY_UPDATE;
 use super::stream::Answer;
@@ -29,7 +28,6 @@ pub struct Hot {
     /// Guests that are live.
     pub guests: Vec<ConnId>,
     cores: Vec<Core>,
-    marks: Marks,
 }
 
 /// A core with guests of a room.
@@ -59,7 +57,6 @@ impl Hot {
             on: false,
             guests: Vec::new(),
             cores: Vec::new(),
-            marks: Marks::default(),
         }
     }
 
@@ -181,7 +178,7 @@ impl Shard {
     }
 
     /// A guest's room can be used: its core is told.
-    pub(super) fn guest_live(&mut self, id: ConnId, room_id: RoomId) {
+    pub(super) fn guest_live(&mut self, id: ConnId, room_id: RoomId, heard: u64) {
         let guest = self.guests.get(id).expect("it goes live");
         let (shard, conn) = (guest.core, guest.conn);
         let room = self.rooms[room_id.slot as usize]
@@ -204,6 +201,7 @@ impl Shard {
             conn,
             guest: id,
             room: their_room,
+            heard,
             fresh,
         });
         self.mark(room_id);
@@ -219,14 +217,11 @@ impl Shard {
         let spacing = (self.config.limits.queue_soft_bytes as u64 / 16).max(1);
         let relayed = room.held == 0 && room.turn.bytes.is_empty();
         let offset = room.stream_offset;
-        if let Some(hot) = &mut room.hot
-            && relayed
-            && !hot.cores.is_empty()
-            && hot.marks.wants(offset, spacing)
-        {
+        let has_cores = room.hot.as_ref().is_some_and(|hot| !hot.cores.is_empty());
+        if relayed && (has_cores || room.spread.is_some()) && room.marks.wants(offset, spacing) {
             self.scratch.clear();
             self.engine.state_vector(room_id, &mut self.scratch);
-            hot.marks.add(offset, &self.scratch);
+            room.marks.add(offset, &self.scratch);
         }
     }
 
@@ -287,9 +282,7 @@ impl Shard {
                 self.list(id);
             }
             Item::CatchUp { from, .. } => {
-                let hot = self.room(room_id).hot.as_ref();
-                let vector = hot.expect("a room with guests is hot").marks.before(*from);
-                let vector = vector.into();
+                let vector = self.room(room_id).marks.before(*from).into();
                 if let Some(session) = self.session(id) {
                     session.wants.state = Some(vector);
                 }
@@ -396,6 +389,7 @@ impl Shard {
             return;
         }
         let (told, seen, their_room) = (core.told, core.presence, core.room);
+        let size = room.len();
         let lane = self.post.lane(shard);
         self.scratch.clear();
         let mut frames = Vec::new();
@@ -415,13 +409,14 @@ impl Shard {
                 from: told,
                 bytes,
                 frames,
+                size,
             });
         }
         self.scratch.clear();
         if room.presence.since(Some(seen), &mut self.scratch) {
             let bytes = lane.letter.put(&self.scratch);
             let room = their_room;
-            lane.letter.items.push(Item::States { room, bytes });
+            lane.letter.items.push(Item::States { room, bytes, size });
         }
         let (offset, version) = (room.stream_offset, room.presence.told());
         let hot = room.hot.as_mut().expect("looked at above");
@@ -441,7 +436,7 @@ impl Shard {
         let core = hot.core(shard).expect("it is behind");
         core.answering = true;
         let (told, their_room) = (core.told, core.room);
-        let vector: Box<[u8]> = hot.marks.before(told).into();
+        let vector: Box<[u8]> = room.marks.before(told).into();
         let diff = match self.engine.diff(room_id, &vector) {
             Ok(diff) => diff,
             Err(refusal) => {
@@ -510,6 +505,7 @@ impl Shard {
 
 /// The end of a room's turn: each core with guests gets its frames, and what changed of its presence.
 pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post: &mut Post) {
+    let size = room.len();
     let Some(hot) = room.hot.as_deref_mut() else {
         return;
     };
@@ -535,6 +531,7 @@ pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post
                 from: room.stream_offset,
                 bytes,
                 frames: frames.collect(),
+                size,
             });
             core.told = room.stream_offset + room.turn.bytes.len() as u64;
         }
@@ -543,17 +540,31 @@ pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post
             lane.letter.items.push(Item::States {
                 room: core.room,
                 bytes,
+                size,
             });
         }
         core.presence = room.presence.told();
     }
-    room.behind += behind;
+    if behind > 0 {
+        room.fell_behind(behind);
+    }
 }
 
 impl Room {
     /// Sessions of it, wherever their sockets are, those that wait for it to load included.
     pub fn len(&self) -> usize {
-        self.sessions.len() + self.loading.len() + self.guests().len()
+        let live = self.spread.as_ref().map_or(0, |spread| spread.len());
+        self.sessions.len() + live + self.loading.len() + self.guests().len()
+    }
+
+    /// Takes a session that is live now in: its group, its place there, and the stream offset up to
+    /// which it has missed nothing.
+    pub fn admit(&mut self, id: ConnId) -> (u8, usize, u64) {
+        let group = self.spread.as_ref().map_or(0, |spread| spread.smallest());
+        let heard = self.stream_offset + self.turn.bytes.len() as u64;
+        let list = self.list_of(id, true, group);
+        list.push(id);
+        (group, list.len() - 1, heard)
     }
 
     /// Guests of it that are live.
@@ -562,13 +573,16 @@ impl Room {
     }
 
     /// The list that a session is on.
-    pub fn list_of(&mut self, id: ConnId, live: bool) -> &mut Vec<ConnId> {
+    pub fn list_of(&mut self, id: ConnId, live: bool, group: u8) -> &mut Vec<ConnId> {
         match live {
             false => &mut self.loading,
             true if is_guest(id) => {
                 &mut self.hot.as_mut().expect("a room with guests is hot").guests
             }
-            true => &mut self.sessions,
+            true => match &mut self.spread {
+                Some(spread) => spread.list(group),
+                None => &mut self.sessions,
+            },
         }
     }
 }

@@ -61,6 +61,8 @@ pub(super) enum Item {
         conn: ConnId,
         guest: ConnId,
         room: RoomId,
+        /// The stream offset up to which it has missed nothing.
+        heard: u64,
         /// The first of its core: the room's stream offset, and all who are present.
         fresh: Option<(u64, Range<usize>)>,
     },
@@ -87,6 +89,8 @@ pub(super) enum Item {
         from: u64,
         bytes: Range<usize>,
         frames: Vec<TurnFrame>,
+        /// Sessions of the room, on all cores.
+        size: usize,
     },
     /// In the place of frames that the core missed: one that holds all up to this stream offset.
     Diff {
@@ -95,7 +99,12 @@ pub(super) enum Item {
         bytes: Range<usize>,
     },
     /// The latest presence of the clients that changed.
-    States { room: RoomId, bytes: Range<usize> },
+    States {
+        room: RoomId,
+        bytes: Range<usize>,
+        /// Sessions of the room, on all cores.
+        size: usize,
+    },
 }
 
 impl Letter {

@@ -19,6 +19,7 @@ mod pace;
 mod presence;
 mod room;
 mod session;
+mod spread;
 mod stats;
 mod stream;
 mod sweep;
@@ -74,6 +75,8 @@ pub struct Shard {
     answer_bytes_left: usize,
     /// Bytes that may still be copied in this turn for sessions that wrote in it.
     own_copies_left: usize,
+    /// Sessions of large rooms that may still be told of it in this turn.
+    spread_sends_left: usize,
     /// Sessions that are to be told what they want.
     wanting: Vec<ConnId>,
     /// Sessions whose answer waits for its turn, first come first.
@@ -131,6 +134,7 @@ impl Shard {
             answers: stream::Answers::default(),
             answer_bytes_left: 0,
             own_copies_left: 0,
+            spread_sends_left: 0,
             wanting: Vec::new(),
             waiting: Vec::new(),
             authenticating: 0,
@@ -363,7 +367,8 @@ impl Shard {
     }
 
     fn take_off_list(&mut self, id: ConnId, room_id: RoomId, index: usize, live: bool) {
-        let list = self.room(room_id).list_of(id, live);
+        let group = self.session(id).map_or(0, |session| session.group);
+        let list = self.room(room_id).list_of(id, live, group);
         assert_eq!(list.swap_remove(index), id, "a session knows its place");
         let moved = list.get(index).copied();
         if let Some(moved) = moved {

@@ -29,8 +29,8 @@ impl Default for Pace {
         Self {
             presence_sessions: 200,
             document_sessions: 1_000,
-            full_sessions: 10_000,
-            interval_max: Duration::from_millis(25),
+            full_sessions: 2_000,
+            interval_max: Duration::from_millis(30),
         }
     }
 }
@@ -44,8 +44,14 @@ impl Pace {
             self.presence_sessions
         };
         let over = sessions.saturating_sub(from);
+        if over == 0 {
+            return Duration::ZERO;
+        }
         let span = self.full_sessions.saturating_sub(from).max(1);
-        let nanos = self.interval_max.as_nanos() * over.min(span) as u128 / span as u128;
+        if over >= span {
+            return self.interval_max;
+        }
+        let nanos = self.interval_max.as_nanos() * over as u128 / span as u128;
         Duration::from_nanos(nanos as u64)
     }
 }
@@ -76,26 +82,14 @@ impl Paced {
         session.into_iter().chain(room).min()
     }
 
-    /// A room's frames wait until then.
-    pub fn delay_room(&mut self, at: Instant, room: RoomId) {
-        self.rooms.push((at, room));
-    }
-}
-
-impl Room {
-    /// Until when what it has to tell waits, if it is not told now.
-    pub fn waits_until(&mut self, now: Instant, limits: &SessionLimits) -> Option<Instant> {
-        let documents = !self.turn.bytes.is_empty();
-        if is_away(self.id) || !(documents || self.presence.has_changes()) {
-            return None;
+    /// What a room has to tell waits until then, if it has anything to.
+    pub fn room_waits(&mut self, room: &mut Room, at: Option<Instant>) {
+        if let Some(at) = at
+            && room.paced.is_none_or(|paced| at < paced)
+        {
+            room.paced = Some(at);
+            self.rooms.push((at, room.id));
         }
-        let interval = limits.pace.interval(self.len(), documents);
-        let at = self.flushed_at.after(interval);
-        if now < at && self.turn.bytes.len() <= limits.queue_soft_bytes {
-            return Some(at);
-        }
-        self.flushed_at = now;
-        None
     }
 }
 
@@ -198,10 +192,13 @@ impl Shard {
             if at > now {
                 return true;
             }
-            if let Some(room) = self.rooms[id.slot as usize].as_mut()
-                && room.id == id
-            {
-                room.paced = false;
+            let room = if is_away(id) {
+                self.away.room(id)
+            } else {
+                self.rooms[id.slot as usize].as_deref_mut()
+            };
+            if let Some(room) = room.filter(|room| room.id == id) {
+                room.paced = None;
                 self.touch_room(id);
             }
             false
@@ -221,9 +218,9 @@ mod tests {
         let ms = |sessions, documents| pace.interval(sessions, documents).as_secs_f64() * 1e3;
         assert_eq!((ms(200, false), ms(1_000, true)), (0.0, 0.0));
         assert!(ms(201, false) > 0.0 && ms(1_001, true) > 0.0);
-        assert!((ms(5_100, false) - 12.5).abs() < 0.01);
-        assert_eq!((ms(10_000, false), ms(10_000, true)), (25.0, 25.0));
-        assert_eq!(ms(1_000_000, true), 25.0);
+        assert!((ms(1_100, false) - 15.0).abs() < 0.01);
+        assert_eq!((ms(2_000, false), ms(2_000, true)), (30.0, 30.0));
+        assert_eq!(ms(1_000_000, true), 30.0);
         let off = Pace {
             interval_max: Duration::ZERO,
             ..pace

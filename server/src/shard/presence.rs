@@ -3,7 +3,7 @@
 use super::types::ConnId;
 use crate::dialect::lib0::{read_bytes, read_uint, write_uint};
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 /// Clients that are gone are remembered, so that a late old state does not bring them back; past
@@ -44,6 +44,8 @@ pub struct Presence {
     /// The version that was told last.
     told: u64,
     changed: Vec<u64>,
+    /// Who changed lately, and the version with which that was told; where some are told later.
+    told_late: Option<VecDeque<(u64, u64)>>,
     gone: usize,
 }
 
@@ -56,6 +58,7 @@ impl Presence {
             version: 0,
             told: 0,
             changed: Vec::new(),
+            told_late: None,
             gone: 0,
         }
     }
@@ -65,6 +68,7 @@ impl Presence {
         self.entries.clear();
         self.everyone = None;
         self.changed.clear();
+        self.told_late = None;
         self.gone = 0;
     }
 
@@ -212,11 +216,43 @@ impl Presence {
         for client in &changed {
             write_entry(*client, &self.entries[client], out);
         }
+        self.told = self.version;
+        if let Some(late) = &mut self.told_late {
+            late.extend(changed.iter().map(|client| (self.told, *client)));
+        }
         changed.clear();
         self.changed = changed;
-        self.told = self.version;
         if self.gone > GONE_MAX {
             self.forget_oldest();
+        }
+    }
+
+    /// From now on it is kept who changed, for those who are told later.
+    pub fn keep_changes(&mut self) {
+        self.told_late.get_or_insert_default();
+    }
+
+    /// Appends an awareness update with the latest state of every client that changed after a version
+    /// that [`Presence::told`] gave. Returns whether there is anything in it.
+    pub fn changes_since(&self, version: u64, out: &mut Vec<u8>) -> bool {
+        let late = self.told_late.iter().flatten().rev();
+        let late = late.take_while(|(told, _)| *told > version);
+        let mut clients: Vec<u64> = late.map(|(_, client)| *client).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        clients.retain(|client| self.entries.contains_key(client));
+        write_uint(clients.len() as u64, out);
+        for client in &clients {
+            write_entry(*client, &self.entries[client], out);
+        }
+        !clients.is_empty()
+    }
+
+    /// All were told what changed up to a version.
+    pub fn forget_changes(&mut self, version: u64) {
+        if let Some(late) = &mut self.told_late {
+            let known = late.partition_point(|(told, _)| *told <= version);
+            late.drain(..known);
         }
     }
 

@@ -2,7 +2,9 @@
 //! of the turn.
 
 use super::hot::Hot;
+use super::marks::Marks;
 use super::presence::Presence;
+use super::spread::Spread;
 use super::stream::Answered;
 use super::tally::Counts;
 use super::types::{ConnId, Instant};
@@ -10,7 +12,7 @@ use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
 
 /// One frame of a turn.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TurnFrame {
     /// Whose own update it is, who must not get it from here: it is told once the update is durable.
     pub author: Option<ConnId>,
@@ -19,7 +21,7 @@ pub struct TurnFrame {
 }
 
 /// The document frames of one turn, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Turn {
     /// The frames, one after the other.
     pub bytes: Vec<u8>,
@@ -53,8 +55,9 @@ impl Turn {
     }
 }
 
-/// The document frames since some session of the room fell behind, one copy for all who did.
-#[derive(Debug, Default)]
+/// Document frames of a while: since some session of the room fell behind, one copy for all who did; or
+/// that are not told to all yet.
+#[derive(Clone, Debug, Default)]
 pub struct Backlog {
     /// The room's stream offset at which the backlog begins.
     begins: u64,
@@ -62,7 +65,8 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    fn append(&mut self, offset: u64, turn: &Turn, bytes_max: usize) {
+    /// Keeps a turn's frames, unless that makes more than so many bytes.
+    pub fn append(&mut self, offset: u64, turn: &Turn, bytes_max: usize) {
         if self.kept.bytes.is_empty() {
             self.begins = offset;
         }
@@ -80,6 +84,36 @@ impl Backlog {
             }));
     }
 
+    /// Bytes that are kept.
+    pub fn len(&self) -> usize {
+        self.kept.bytes.len()
+    }
+
+    /// What is kept from a stream offset on.
+    pub fn tail(&self, from: u64) -> &[u8] {
+        if self.kept.bytes.is_empty() {
+            return &[];
+        }
+        let skip = from.checked_sub(self.begins);
+        &self.kept.bytes[skip.expect("what is not told to all is kept") as usize..]
+    }
+
+    /// Forgets what is before a stream offset, if that is worth the move.
+    pub fn forget(&mut self, before: u64) {
+        let skip = before.saturating_sub(self.begins) as usize;
+        if skip >= self.kept.bytes.len() {
+            self.kept.clear();
+        } else if skip > self.kept.bytes.len() / 2 {
+            self.kept.bytes.drain(..skip);
+            self.kept.frames.retain_mut(|frame| {
+                let stays = frame.end > skip;
+                frame.end = frame.end.saturating_sub(skip);
+                stays
+            });
+            self.begins += skip as u64;
+        }
+    }
+
     fn lose(&mut self) {
         self.kept.clear();
         self.begins = u64::MAX;
@@ -91,7 +125,7 @@ impl Backlog {
         out: &mut Vec<u8>,
         mut each: impl FnMut(Option<ConnId>, usize),
     ) -> bool {
-        if self.begins > from {
+        if self.begins > from || self.kept.bytes.is_empty() {
             return false;
         }
         let skip = (from - self.begins) as usize;
@@ -102,17 +136,40 @@ impl Backlog {
         true
     }
 
-    /// Appends all frames from a stream offset on that are not `reader`'s own; `false` if they are
-    /// no longer all kept.
-    pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
-        if self.begins > from {
-            return false;
+    /// Appends what came from a stream offset on and is not `reader`'s own, as [`Room::replay`] does.
+    pub fn replay(
+        &self,
+        from: u64,
+        reader: ConnId,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
+        let mut at = from.checked_sub(self.begins)? as usize;
+        if self.kept.bytes.is_empty() {
+            return None;
         }
-        let skip = (from - self.begins) as usize;
-        for range in self.kept.ranges_without(reader).filter(|r| r.start >= skip) {
-            out.extend_from_slice(&self.kept.bytes[range]);
+        let mut first = self.kept.frames.partition_point(|f| f.end <= at);
+        let begin = first
+            .checked_sub(1)
+            .map_or(0, |before| self.kept.frames[before].end);
+        if begin < at
+            && let Some(frame) = self.kept.frames.get(first)
+        {
+            // Who has heard a part has heard it all: a diff in the place of frames has no offsets within.
+            at = frame.end;
+            first += 1;
         }
-        true
+        let begins = out.len();
+        for frame in &self.kept.frames[first..] {
+            if out.len() - begins >= bytes_max {
+                break;
+            }
+            if frame.author != Some(reader) {
+                out.extend_from_slice(&self.kept.bytes[at..frame.end]);
+            }
+            at = frame.end;
+        }
+        Some(self.begins + at as u64)
     }
 }
 
@@ -150,10 +207,16 @@ pub struct Room {
     pub answers: Vec<Answered>,
     /// While it is hot, or has sessions of other cores.
     pub hot: Option<Box<Hot>>,
-    /// When its sessions were told something last.
+    /// What its document held, while it is large or has sessions of other cores.
+    pub marks: Marks,
+    /// While it is large.
+    pub spread: Option<Box<Spread>>,
+    /// Of a room of another core: its sessions on all cores, as its home said last.
+    pub size_told: usize,
+    /// When what there is to tell was told last.
     pub flushed_at: Instant,
-    /// What there is to tell them waits for its time.
-    pub paced: bool,
+    /// What there is to tell waits until then.
+    pub paced: Option<Instant>,
     /// What of it is in the shard's sums.
     pub counted: Counts,
 }
@@ -176,8 +239,11 @@ impl Room {
             asks: Vec::new(),
             answers: Vec::new(),
             hot: None,
+            marks: Marks::default(),
+            spread: None,
+            size_told: 0,
             flushed_at: Instant(0),
-            paced: false,
+            paced: None,
             counted: Counts::default(),
         }
     }
@@ -190,12 +256,30 @@ impl Room {
     /// Ends the turn: its frames are kept for those who are behind, then forgotten.
     pub fn end_turn(&mut self, backlog_bytes_max: usize) {
         if self.behind > 0 {
-            let backlog = self.backlog.get_or_insert_default();
+            self.begin_backlog();
+            let backlog = self.backlog.as_mut().expect("it has begun");
             backlog.append(self.stream_offset, &self.turn, backlog_bytes_max);
+        }
+        if let Some(spread) = &mut self.spread {
+            spread.turn_ended(self.stream_offset, &self.turn);
         }
         self.stream_offset += self.turn.bytes.len() as u64;
         self.turn.clear();
         self.dirty = false;
+    }
+
+    /// Sessions of it are behind from now on.
+    pub fn fell_behind(&mut self, sessions: usize) {
+        self.behind += sessions;
+        self.begin_backlog();
+    }
+
+    /// From here on frames are kept, with those that are not told to all yet.
+    fn begin_backlog(&mut self) {
+        if self.backlog.is_none() {
+            let window = self.spread.as_ref().map(|spread| spread.window().clone());
+            self.backlog = Some(Box::new(window.unwrap_or_default()));
+        }
     }
 
     /// A session is no longer behind.
@@ -206,16 +290,25 @@ impl Room {
         }
     }
 
-    /// Appends what a session that was behind since `from` missed; `false` if only a diff helps.
-    pub fn replay(&self, from: u64, reader: ConnId, out: &mut Vec<u8>) -> bool {
+    /// Appends what a session that was behind since `from` missed and is not its own, in whole frames
+    /// until those are `bytes_max` or more. The stream offset up to which it has all then; `None` if
+    /// only a diff helps.
+    pub fn replay(
+        &self,
+        from: u64,
+        reader: ConnId,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
         match &self.backlog {
-            _ if from >= self.stream_offset => true,
-            Some(backlog) => backlog.replay(from, reader, out),
-            None => false,
+            _ if from >= self.stream_offset => Some(from),
+            Some(backlog) => backlog.replay(from, reader, bytes_max, out),
+            None => None,
         }
     }
 
-    /// As [`Room::replay`], for a whole core: all frames, and who wrote each, where it ends in `out`.
+    /// What a whole core missed: all frames, and who wrote each, where it ends in `out`; `false` if
+    /// they are no longer all kept.
     pub fn replay_frames(
         &self,
         from: u64,
@@ -235,6 +328,7 @@ impl Room {
         self.presence.clear();
         self.turn.clear();
         self.backlog = None;
+        self.spread = None;
         self.stream_offset = offset;
     }
 
@@ -307,11 +401,21 @@ mod tests {
         turn(&mut room, &[(b"two", None)], 100);
         let replay = |from, who| {
             let mut out = Vec::new();
-            room.replay(from, who, &mut out).then_some(out)
+            let end = room.replay(from, who, 100, &mut out);
+            assert_eq!(end, Some(room.stream_offset));
+            out
         };
-        assert_eq!(replay(from, A).unwrap(), b"onetwo");
-        assert_eq!(replay(from, B).unwrap(), b"owntwo");
-        assert_eq!(replay(later, A).unwrap(), b"two");
+        assert_eq!(replay(from, A), b"onetwo");
+        assert_eq!(replay(from, B), b"owntwo");
+        assert_eq!(replay(later, A), b"two");
+        // In parts: whole frames, and what is one's own costs nothing.
+        let mut out = Vec::new();
+        let part = room.replay(from, B, 1, &mut out).unwrap();
+        assert_eq!((part, out.as_slice()), (from + 6, &b"own"[..]));
+        let part = room.replay(from, A, 4, &mut out).unwrap();
+        assert_eq!((part, &out[3..]), (room.stream_offset, &b"onetwo"[..]));
+        assert_eq!(room.replay(part, A, 4, &mut out), Some(part));
+        assert_eq!(out.len(), 9);
     }
 
     #[test]
@@ -321,10 +425,11 @@ mod tests {
         room.behind = 1;
         turn(&mut room, &[(&[1; 60], None)], 100);
         turn(&mut room, &[(&[2; 60], None)], 100);
-        assert!(!room.replay(from, A, &mut Vec::new()));
+        assert_eq!(room.replay(from, A, 100, &mut Vec::new()), None);
         turn(&mut room, &[(&[3; 10], None)], 100);
-        assert!(
-            !room.replay(from, A, &mut Vec::new()),
+        assert_eq!(
+            room.replay(from, A, 100, &mut Vec::new()),
+            None,
             "frames after the hole are not enough"
         );
         room.caught_up();

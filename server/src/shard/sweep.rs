@@ -18,6 +18,11 @@ const STEP: Duration = Duration::from_millis(50);
 const ANSWER_PART: usize = 16;
 /// The same while others wait for their answers to be made.
 const ANSWER_PART_WHEN_CONTENDED: usize = 4;
+/// This part of the most that is kept of what a session missed must have gone within each
+/// `slow_reader_timeout`, once it gets it, or all that there is.
+const MISSED_PART: usize = 16;
+/// And no less than this.
+const MISSED_PART_BYTES_MIN: usize = 128 << 10;
 
 /// Where the sweep stands.
 #[derive(Debug, Default)]
@@ -167,7 +172,11 @@ fn due(
                 };
                 let limit = limits.slow_reader_timeout;
                 let stream = session.stream.as_mut();
-                if stream.is_some_and(|stream| stream.drags(now, limit, part)) {
+                let behind = session.behind.as_mut().filter(|_| stream.is_none());
+                let bytes = (limits.queue_soft_bytes / MISSED_PART).max(MISSED_PART_BYTES_MIN);
+                if stream.is_some_and(|stream| stream.drags(now, limit, part))
+                    || behind.is_some_and(|behind| behind.drags(now, limit, bytes))
+                {
                     Due::SlowReader
                 } else {
                     Due::Nothing

@@ -4,7 +4,7 @@
 use super::Shard;
 use super::acks::To;
 use super::away::is_away;
-use super::connection::Behind;
+use super::connection::{Behind, PART_BYTES_MIN};
 use super::guests::is_guest;
 use super::mail::Item;
 use super::stream::Answer;
@@ -91,11 +91,14 @@ impl Shard {
         if let Some(behind) = session.behind.take() {
             // An answer to what it asked holds all that it missed.
             let replays = wants.state.is_none();
-            if self.catch_up(id, room_id, &behind, replays) {
-            } else if replays && is_away(room_id) {
-                self.ask_home_from(id, room_id, behind.from);
-            } else {
-                wants.state.get_or_insert(behind.state_vector);
+            match self.catch_up(now, id, room_id, behind, replays) {
+                Ok(()) => {}
+                Err(behind) if replays && is_away(room_id) => {
+                    self.ask_home_from(id, room_id, behind.from);
+                }
+                Err(behind) => {
+                    wants.state.get_or_insert(behind.state_vector);
+                }
             }
         }
         if wants.presence {
@@ -210,6 +213,11 @@ impl Shard {
             connection.blocked_since = Some(now);
         }
         connection.unsent_bytes = unsent_bytes;
+        if let Some(session) = connection.session()
+            && let Some(behind) = &mut session.behind
+        {
+            behind.part_bytes = PART_BYTES_MIN;
+        }
         self.fall_behind(id);
     }
 
@@ -225,24 +233,27 @@ impl Shard {
         if session.loading.is_some() || session.behind.is_some() {
             return;
         }
-        let room_id = session.room;
+        let (room_id, group, heard) = (session.room, session.group, session.heard);
         let mut vector = Vec::new();
         let room = self.room(room_id);
+        let all = (room.stream_offset, room.presence.told());
+        let (told, presence) = match &room.spread {
+            Some(spread) => spread.told(group),
+            None => all,
+        };
+        // A session that came in this turn has heard of it.
+        let from = told.max(heard);
         if is_away(room_id) {
             // The home knows what the document held.
-        } else if room.held > 0 || !room.turn.bytes.is_empty() {
-            // The document is ahead of what was relayed; only the whole state surely has it all.
-            vector.push(0);
+        } else if room.held > 0 || !room.turn.bytes.is_empty() || from < room.stream_offset {
+            // The document is ahead of what was relayed: what it held before surely is behind. Of small
+            // rooms that is not kept.
+            vector.extend_from_slice(room.marks.before(from));
         } else {
             self.engine.state_vector(room_id, &mut vector);
         }
-        let room = self.room(room_id);
-        room.behind += 1;
-        let behind = Behind {
-            from: room.stream_offset,
-            state_vector: vector.into(),
-            presence: room.presence.told(),
-        };
+        self.room(room_id).fell_behind(1);
+        let behind = Behind::new(from, vector.into(), presence);
         if let Some(session) = self.session(id) {
             session.behind = Some(Box::new(behind));
         }
@@ -260,21 +271,54 @@ impl Shard {
         self.list(id);
     }
 
-    /// Tells a session that was behind what it missed; `false` if it needs a diff for that.
-    fn catch_up(&mut self, id: ConnId, room_id: RoomId, behind: &Behind, replays: bool) -> bool {
+    /// Tells a session that was behind what it missed, or a part of it, the rest of which is told in the
+    /// next turns. It comes back if that needs a diff.
+    fn catch_up(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        mut behind: Box<Behind>,
+        replays: bool,
+    ) -> Result<(), Box<Behind>> {
+        let part_bytes_max = self.config.limits.slice_bytes;
         let mut missed = Vec::new();
         let room = self.room(room_id);
-        let replayed = replays && room.replay(behind.from, id, &mut missed);
+        let up_to = if replays {
+            room.replay(behind.from, id, behind.part_bytes, &mut missed)
+        } else {
+            None
+        };
+        if let Some(up_to) = up_to
+            && up_to < room.stream_offset
+        {
+            behind.got_part(now, up_to, part_bytes_max);
+            if let Some(connection) = self.touch(id) {
+                connection.out.extend_from_slice(&missed);
+            }
+            if let Some(session) = self.session(id) {
+                session.behind = Some(behind);
+            }
+            self.list(id);
+            return Ok(());
+        }
         let mut states = Vec::new();
         if room.presence.since(Some(behind.presence), &mut states) {
             y_websocket::presence(&states, &mut missed);
         }
         room.caught_up();
+        let heard = room.stream_offset;
         self.tally(room_id);
         if let Some(connection) = self.touch(id) {
             connection.out.extend_from_slice(&missed);
+            if let Some(session) = connection.session() {
+                session.heard = session.heard.max(heard);
+            }
         }
-        replayed
+        match up_to {
+            Some(_) => Ok(()),
+            None => Err(behind),
+        }
     }
 
     /// Puts a session that is getting a large answer on the list of those that get slices.

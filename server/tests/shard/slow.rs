@@ -31,6 +31,78 @@ fn what_was_missed_is_replayed() {
 }
 
 #[test]
+fn what_was_missed_comes_in_parts_that_grow_as_the_socket_takes_them() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = two(&mut rig);
+    let doc = Replica::new(1);
+    rig.block(b);
+    rig.turn();
+    let updates: Vec<_> = (0..200)
+        .map(|n| sync(2, &doc.write(&format!("{n:1000}"))))
+        .collect();
+    for update in &updates {
+        rig.say(a, &[update]);
+        rig.turn();
+    }
+    rig.settle();
+    let mut heard = Vec::new();
+    let mut takes = |rig: &mut Rig, blocks: bool| {
+        rig.turn();
+        let data = rig.data(b);
+        let bytes: usize = data.iter().map(Vec::len).sum();
+        heard.extend(data);
+        if blocks {
+            rig.block(b);
+            rig.turn();
+        }
+        bytes
+    };
+    // A socket that takes a little now and then is given no more than that.
+    for _ in 0..3 {
+        rig.drain(b);
+        let bytes = takes(&mut rig, true);
+        assert!((16 << 10..18 << 10).contains(&bytes), "{bytes}");
+        assert_eq!(takes(&mut rig, false), 0, "while it is blocked");
+    }
+    rig.drain(b);
+    let parts = [(); 4].map(|()| takes(&mut rig, false) >> 10);
+    assert_eq!(parts[..3], [16, 32, 64], "KiB, in whole frames");
+    // What is said meanwhile comes after what was missed.
+    let last = sync(2, &doc.write("last"));
+    rig.say(a, &[&last]);
+    rig.turn();
+    rig.settle();
+    takes(&mut rig, false);
+    assert!(heard[..200] == updates && heard[200..] == [last]);
+}
+
+#[test]
+fn who_takes_what_it_missed_too_slowly_is_closed() {
+    let mut rig = Rig::new(false, limits());
+    let (a, b) = two(&mut rig);
+    let doc = Replica::new(1);
+    rig.block(b);
+    rig.turn();
+    for n in 0..600 {
+        rig.say(a, &[&sync(2, &doc.write(&format!("{n:1000}")))]);
+        rig.turn();
+    }
+    rig.settle();
+    let timeout = limits().slow_reader_timeout;
+    // Eight parts of 16 KiB within the time are as many as there must be; four are too few.
+    for (parts, stays) in [(9, true), (9, true), (4, false)] {
+        for _ in 0..parts {
+            rig.drain(b);
+            rig.turn();
+            rig.block(b);
+            rig.turn();
+            rig.pass((timeout + Duration::from_secs(2)) / parts);
+        }
+        assert_eq!(!rig.closed.contains(&b), stays);
+    }
+}
+
+#[test]
 fn past_the_bound_a_diff_makes_up_for_it() {
     let small = SessionLimits {
         queue_soft_bytes: 10,

@@ -15,14 +15,14 @@ export async function authority(folder, name = 'ca') {
   return {
     path: pem,
     pem: await readFile(pem, 'utf8'),
-    async issue(whom) {
+    async issue(whom, days = 30) {
       const [own, request, signed] = [path(`${whom}.key`), path(`${whom}.csr`), path(`${whom}.pem`)]
       const extensions = path(`${whom}.ext`)
       await writeFile(extensions, 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n')
       await exec('openssl', ['req', ...KEY, '-keyout', own, '-out', request, '-subj', `/CN=${whom}`])
       await exec('openssl', [
         ...['x509', '-req', '-in', request, '-CA', pem, '-CAkey', key, '-CAcreateserial'],
-        ...['-days', '30', '-extfile', extensions, '-out', signed],
+        ...['-days', String(days), '-extfile', extensions, '-out', signed],
       ])
       return { key: own, pem: signed, keyText: await readFile(own, 'utf8'), pemText: await readFile(signed, 'utf8') }
     },

@@ -35,7 +35,6 @@ use hedge::{Hedge, Writer};
 use log::{LogWriter, Written};
 use std::collections::VecDeque;
 use std::io;
-use std::time::Duration;
 use uring::{Done, LOG_ENTRIES, MAIN_ENTRIES, Op, Uring};
 
 /// Runs a core on the calling thread until it is told to stop ([`crate::mailbox::Wake::stop`]) or
@@ -48,6 +47,9 @@ pub fn run<C: Core>(core: C, ports: Ports, ready: impl FnOnce()) -> Result<(), S
         .map_err(|error| format!("io_uring: {error}"))?;
     runtime.fatal.take().map_or(Ok(()), Err)
 }
+
+/// How far off an alarm may be and stay though it is too early.
+const ALARM_FAR_NS: u64 = 20_000_000;
 
 /// What the runtime tells its core in the next turn.
 enum Pending {
@@ -94,6 +96,8 @@ struct Ring<C> {
     /// Numbers the turns, from 1. Sends of this turn may not have ended.
     turn: u64,
     timer: Option<Instant>,
+    /// When the ring's timer fires, at which the core looks what is due.
+    alarm: Option<u64>,
     closing: Deadlines,
     done: Vec<Done>,
     incoming: VecDeque<Incoming>,
@@ -142,6 +146,7 @@ impl<C: Core> Ring<C> {
             started: clock(),
             turn: 1,
             timer: None,
+            alarm: None,
             closing: Deadlines::default(),
             done: Vec::new(),
             incoming: VecDeque::new(),
@@ -165,8 +170,11 @@ impl<C: Core> Ring<C> {
             self.seat.end_turn();
             self.carry_out()?;
             let ends = self.fatal.is_some() || self.ports.wake.stopped();
-            let wait = if ends { None } else { self.wait() };
-            self.uring.enter(wait)?;
+            if !ends && self.may_wait()? {
+                self.uring.wait()?;
+            } else {
+                self.uring.enter(None)?;
+            }
             if ends {
                 // Close frames of the last turn are out.
                 return Ok(());
@@ -182,13 +190,13 @@ impl<C: Core> Ring<C> {
         }
     }
 
-    /// How long the core may wait; `None` if there is something to do.
-    fn wait(&mut self) -> Option<Duration> {
+    /// Whether there is nothing to do until something happens. The timer is then set.
+    fn may_wait(&mut self) -> io::Result<bool> {
         if !self.pending.is_empty() || !self.after_sends.is_empty() || self.uring.has_reaped() {
-            return None;
+            return Ok(false);
         }
         if self.called || !self.ports.wake.falls_asleep() {
-            return None;
+            return Ok(false);
         }
         let now = self.seat.now.0;
         let mut until = now + WAIT_NS_MAX;
@@ -207,8 +215,21 @@ impl<C: Core> Ring<C> {
         if self.ports.jobs.retry() {
             until = until.min(now + 5_000_000);
         }
-        // A wait of zero would be no wait, and a timer due now is a matter of the next turn.
-        Some(Duration::from_nanos(until.saturating_sub(now).max(1)))
+        // What is due now is a matter of the next turn.
+        self.set_alarm(now, until.max(now + 1))?;
+        Ok(true)
+    }
+
+    /// Sees that the core is woken by `until`. An alarm that is far off and too early stays: it is one
+    /// wake-up, and to move it with every wait would cost more.
+    fn set_alarm(&mut self, now: u64, until: u64) -> io::Result<()> {
+        let stays = |at: u64| at == until || at < until && at > now + ALARM_FAR_NS;
+        if self.alarm.is_some_and(stays) {
+            return Ok(());
+        }
+        self.uring.set_timer(Instant(until), self.alarm.is_some())?;
+        self.alarm = Some(until);
+        Ok(())
     }
 
     fn take_completions(&mut self) -> io::Result<()> {
@@ -230,7 +251,8 @@ impl<C: Core> Ring<C> {
         }
         for entry in done.drain(..) {
             match entry.op {
-                Op::SendNow | Op::Messaged | Op::Cancel => {}
+                Op::SendNow | Op::Messaged | Op::Cancel | Op::TimerGone => {}
+                Op::Timer => self.alarm = None,
                 Op::Recv => self.on_received(entry)?,
                 Op::SendRest => self.on_rest_sent(entry)?,
                 Op::Accept => self.on_accepted(entry)?,

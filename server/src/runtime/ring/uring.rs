@@ -2,9 +2,9 @@
 #![allow(unsafe_code)] // Entries carry raw pointers to memory that the kernel reads and writes.
 
 use crate::runtime::slots::SLOTS_MAX;
-use crate::shard::ConnId;
-use io_uring::types::Timespec;
-use io_uring::{EnterFlags, IoUring, cqueue, squeue};
+use crate::shard::{ConnId, Instant};
+use io_uring::types::{TimeoutFlags, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -39,9 +39,13 @@ pub(super) enum Op {
     LogWrite = 9,
     /// The fdatasync linked to it.
     LogSync = 10,
+    /// The ring's one timer.
+    Timer = 11,
+    /// That timer was not there to be moved: it has just fired.
+    TimerGone = 12,
 }
 
-const OPS: [Op; 10] = [
+const OPS: [Op; 12] = [
     Op::Accept,
     Op::Recv,
     Op::SendNow,
@@ -52,6 +56,8 @@ const OPS: [Op; 10] = [
     Op::Cancel,
     Op::LogWrite,
     Op::LogSync,
+    Op::Timer,
+    Op::TimerGone,
 ];
 
 impl Op {
@@ -148,6 +154,8 @@ pub(super) struct Uring {
     tracked: usize,
     /// Completions reaped and not yet looked at.
     reaped: Vec<Done>,
+    /// What the timer is set to.
+    time: Box<Timespec>,
 }
 
 impl Uring {
@@ -170,6 +178,7 @@ impl Uring {
             number: registered.then_some(registration.number),
             tracked: 0,
             reaped: Vec::new(),
+            time: Box::default(),
         })
     }
 
@@ -213,6 +222,35 @@ impl Uring {
         let due = queue.taskrun() || queue.cq_overflow();
         drop(queue);
         due || !self.ring.completion().is_empty()
+    }
+
+    /// Sets the timer, or moves it. It completes with [`Op::Timer`] and is then to be set anew.
+    pub fn set_timer(&mut self, at: Instant, moves: bool) -> io::Result<()> {
+        let (seconds, nanos) = (at.0 / 1_000_000_000, at.0 % 1_000_000_000);
+        *self.time = Timespec::new().sec(seconds).nsec(nanos as u32);
+        let time = std::ptr::from_ref(&*self.time);
+        let timer = Op::Timer.at(0);
+        let entry = if moves {
+            opcode::TimeoutUpdate::new(timer, time)
+                .flags(TimeoutFlags::ABS)
+                .build()
+                .user_data(Op::TimerGone.at(0))
+                .flags(squeue::Flags::SKIP_SUCCESS)
+        } else {
+            opcode::Timeout::new(time)
+                .flags(TimeoutFlags::ABS)
+                .build()
+                .user_data(timer)
+        };
+        // SAFETY: the kernel reads the time as it takes the entry, and until then nothing else sets it:
+        // it is set once before each call of `enter` or `wait`, which leave no entry behind.
+        unsafe { self.push(&[entry]) }
+    }
+
+    /// Submits what is queued and waits for a completion, however long. With the timer set this spares
+    /// the kernel a timer for each wait.
+    pub fn wait(&mut self) -> io::Result<()> {
+        self.submit(1, None)
     }
 
     /// Submits what is queued; waits for a completion, if `wait` says how long.
