@@ -191,10 +191,11 @@ mod tests {
                 _ => assert!(matches!(verdict, Err(Denied::Unavailable(_))), "{room}"),
             }
         }
-        assert!(wake.falls_asleep());
         asker.ask(conn(9), request("later"));
         let answer = keeps.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(answered.try_recv().is_err());
+        // The answers before have called it.
+        assert!(wake.awoke() && wake.falls_asleep());
         let claims = Claims {
             access: Access::ReadOnly,
             ..Claims::default()

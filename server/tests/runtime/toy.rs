@@ -393,6 +393,10 @@ impl Core for Toy {
                 let state = self.conns.get_mut(&conn).expect("it waits");
                 let said: &[u8] = if verdict.is_ok() { b"in" } else { b"no" };
                 state.out.extend_from_slice(said);
+                // What came along with the question.
+                let head = std::mem::take(&mut state.head);
+                let rest = head.splitn(2, |byte| *byte == b'\n').nth(1);
+                state.out.extend_from_slice(rest.expect("a line"));
                 state.wish = Wish::Echo;
                 effects.list.push(Effect::Read { conn, on: true });
                 effects.list.push(Effect::Established { conn });
