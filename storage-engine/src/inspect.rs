@@ -113,6 +113,7 @@ impl Listing {
         }
         for (name, at) in newest {
             let fault = Entry::read(disk, dir, &name, at)
+                .map_err(String::from)
                 .and_then(|entry| entry.document())
                 .err();
             self.names.insert(at.key, name.clone());

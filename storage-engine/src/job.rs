@@ -72,7 +72,9 @@ impl Job {
         let done = match self.work {
             Work::Log(job) => Done::Log(job.run(disk)),
             Work::Load { room, name, at } => {
-                let doc = Entry::read(disk, dir, &name, at).and_then(|entry| entry.document());
+                let doc = Entry::read(disk, dir, &name, at)
+                    .map_err(String::from)
+                    .and_then(|entry| entry.document());
                 Done::Load {
                     room,
                     segment: at.segment,

@@ -9,7 +9,7 @@ use crate::open::{at, make_log};
 use crate::paths::ShardDir;
 use crate::rooms::{DocState, Known};
 use crate::snapshot::format::{Body, EntryHeader};
-use crate::snapshot::read::Entry;
+use crate::snapshot::read::{Entry, Unread};
 use crate::snapshot::write::{self, Encoded, Tail, Writer};
 use crate::store::{Store, home_shard};
 use collabblocks_wal::{Disk, Lsn, OpenError, RoomKey};
@@ -49,16 +49,20 @@ pub(crate) fn rehome(
         rooms.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (name, known) in &rooms {
             let read = match known.slot {
-                Some(slot) => from_memory(&mut engine, slot),
+                Some(slot) => from_memory(&mut engine, slot).map_err(Unread::Untrusted),
                 None => from_disk(&**disk, &engine, name, known.snapshot),
             };
-            let (header, payload) = read.map_err(|why| OpenError::Mismatch {
-                path: old.shard_dir(shard),
-                what: format!(
-                    "the room {name:?} cannot be read, so it cannot move to another shard ({why}); \
-                     start with the former number of shards, {}",
-                    old.shards()
-                ),
+            let (header, payload) = read.map_err(|why| match why {
+                // Nothing is wrong with the room: the next start may read it.
+                Unread::Io { path, error } => OpenError::Io { path, error },
+                Unread::Untrusted(why) => OpenError::Mismatch {
+                    path: old.shard_dir(shard),
+                    what: format!(
+                        "the room {name:?} cannot be read, so it cannot move to another shard \
+                         ({why}); start with the former number of shards, {}",
+                        old.shards()
+                    ),
+                },
             })?;
             let target = &mut targets[usize::from(home_shard(name, new.shards()))];
             target.take(&**disk, config, name, header, payload)?;
@@ -100,7 +104,7 @@ fn from_disk(
     engine: &Engine,
     name: &str,
     at: Option<SnapshotRef>,
-) -> Result<(EntryHeader, Vec<u8>), String> {
+) -> Result<(EntryHeader, Vec<u8>), Unread> {
     let at = at.expect("a room that is not in memory has a snapshot");
     let entry = Entry::read(disk, &engine.dir, name, at)?;
     Ok((entry.header, entry.payload().to_vec()))

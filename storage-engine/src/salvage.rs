@@ -257,7 +257,11 @@ impl Pieces {
             format!("salvaged-{}", key.0)
         });
         self.snapshots.sort_by_key(|at| at.seq);
-        let read = |at| Entry::read(disk, dir, &name, at).and_then(|entry| entry.document());
+        let read = |at| {
+            Entry::read(disk, dir, &name, at)
+                .map_err(String::from)
+                .and_then(|entry| entry.document())
+        };
         let (mut doc, mut base, mut seq) = (RoomDoc::new(), None, 0);
         for at in self.snapshots.iter().rev() {
             match read(*at) {

@@ -123,6 +123,35 @@ fn a_crash_at_any_operation_of_a_move_loses_nothing() {
     }
 }
 
+/// It is refused for what the operating system said, and the next start has every room.
+#[test]
+fn a_move_that_an_operation_fails_of_loses_nothing() {
+    let made = SimDisk::new();
+    let mut clients: Clients = (0..6)
+        .map(|i| (format!("room {i}"), Client::new(i + 1)))
+        .collect();
+    let store = open(&made, 2).unwrap();
+    edit(&made, &store, &mut clients, 7);
+    let texts: BTreeMap<_, _> = clients.iter().map(|(n, c)| (n.clone(), c.text())).collect();
+    let whole = made.fork();
+    open(&whole, 3).unwrap();
+    let mut refused = 0;
+    for op in made.ops_count()..whole.ops_count() {
+        for fault in [SimFault::Eio, SimFault::Enospc] {
+            let sim = made.fork();
+            sim.fail(op, fault);
+            match open(&sim, 3) {
+                Ok(_) => {}
+                Err(OpenError::Io { .. }) => refused += 1,
+                Err(error) => panic!("op {op}: {error}"),
+            }
+            let store = open(&sim, 3).unwrap_or_else(|e| panic!("op {op}, next start: {e}"));
+            check(&sim, &store, &texts);
+        }
+    }
+    assert!(refused > 20, "only {refused} starts were refused");
+}
+
 /// The move's last steps fail, the new shards are found all the same, and the old ones are removed:
 /// not before it is certain that the new ones are found again.
 #[test]

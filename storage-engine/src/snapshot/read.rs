@@ -5,6 +5,8 @@ use crate::index::SnapshotRef;
 use crate::paths::ShardDir;
 use crate::room_doc::RoomDoc;
 use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk};
+use std::io;
+use std::path::PathBuf;
 
 /// An entry as it stands on disk, its payload checked against its checksum.
 pub(crate) struct Entry {
@@ -13,14 +15,36 @@ pub(crate) struct Entry {
     pub(crate) header: EntryHeader,
 }
 
+/// Why an entry was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    /// The operating system said no: nothing is known about the entry.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// What stands there cannot be trusted.
+    #[error("{0}")]
+    Untrusted(String),
+}
+
+impl From<Unread> for String {
+    fn from(why: Unread) -> Self {
+        why.to_string()
+    }
+}
+
 impl Entry {
-    /// Reads the entry that the index names (blocking). `Err` says why it cannot be trusted.
+    /// Reads the entry that the index names (blocking). `Err` says why it was not.
     pub(crate) fn read(
         disk: &dyn Disk,
         dir: &ShardDir,
         name: &str,
         at: SnapshotRef,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unread> {
         let begin = at.offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let start = (at.offset - begin) as usize;
         let end = start + at.len as usize;
@@ -28,43 +52,56 @@ impl Entry {
         let path = dir.snapshot(at.segment);
         let got = disk
             .read_at(&path, begin, window.as_mut_slice())
-            .map_err(|e| format!("{}: {e}", path.display()))?;
+            .map_err(|error| Unread::Io {
+                path: path.clone(),
+                error,
+            })?;
         if got < end {
-            return Err(format!("{} is cut short", path.display()));
+            return Err(Unread::Untrusted(format!(
+                "{} is cut short",
+                path.display()
+            )));
         }
         let bytes = &window.as_slice()[start..end];
         let header = match format::decode_entry(dir, at.segment, at.offset, bytes) {
             Ok(Found::Entry(header, found)) if found == name => header,
             Ok(_) => {
-                return Err(format!(
+                return Err(Unread::Untrusted(format!(
                     "{} holds something else at {}",
                     path.display(),
                     at.offset
-                ));
+                )));
             }
             Err(EntryError::Damaged(why)) => {
-                return Err(format!("{} at {}: {why}", path.display(), at.offset));
+                return Err(Unread::Untrusted(format!(
+                    "{} at {}: {why}",
+                    path.display(),
+                    at.offset
+                )));
             }
             Err(EntryError::Newer(v)) => {
-                return Err(format!("{}: entry version {v} is newer", path.display()));
+                return Err(Unread::Untrusted(format!(
+                    "{}: entry version {v} is newer",
+                    path.display()
+                )));
             }
         };
         let payload = bytes.get(payload_start(&header)..).unwrap_or_default();
         if header.entry_bytes() != u64::from(at.len)
             || crc32fast::hash(payload) != header.payload_crc
         {
-            return Err(format!(
+            return Err(Unread::Untrusted(format!(
                 "{} at {}: its checksum does not match",
                 path.display(),
                 at.offset
-            ));
+            )));
         }
         if header.key != at.key || header.seq != at.seq {
-            return Err(format!(
+            return Err(Unread::Untrusted(format!(
                 "{} at {}: it is of another room or time",
                 path.display(),
                 at.offset
-            ));
+            )));
         }
         Ok(Self {
             window,
