@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds that once failed; every test run tries them again.
-pub const SEEDS: &[u64] = &[];
+pub const SEEDS: &[u64] = &[702520];
 
 /// The same, of the time when nobody was asked who he is.
 pub const SEEDS_WITHOUT_IDENTITY: &[u64] = &[58, 331, 825, 3637, 31799, 200771];
