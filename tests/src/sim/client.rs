@@ -191,7 +191,7 @@ impl Client {
         }
     }
 
-    fn expect(&mut self, bytes: Vec<u8>, reply: bool) {
+    pub fn expect(&mut self, bytes: Vec<u8>, reply: bool) {
         self.sent.push_back(Sent {
             bytes,
             reply,
@@ -199,7 +199,7 @@ impl Client {
         });
     }
 
-    fn message(&mut self, payload: &[u8], rng: &mut Rng) {
+    pub fn message(&mut self, payload: &[u8], rng: &mut Rng) {
         frames::masked(BINARY, payload, rng, &mut self.out);
     }
 

@@ -7,7 +7,7 @@ use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
 use yrs::{
     Any, Array, Doc, GetString, Map, MapPrelim, OffsetKind, Options, ReadTxn, Snapshot,
-    StateVector, Text, TextPrelim, Transact, Update,
+    StateVector, Text, TextPrelim, Transact, Update, merge_updates_v1,
 };
 
 const WORDS: &[&str] = &[
@@ -26,6 +26,9 @@ const KEYS: &[&str] = &["k", "l", "m"];
 /// A Yjs document in a client's hands.
 pub(crate) struct Document {
     doc: Doc,
+    /// Updates that came before what they build on: a client and how far it has to have come. Yjs has
+    /// them in the document; of yrs nothing is promised there.
+    waiting: Vec<(u64, u32, Vec<u8>)>,
 }
 
 impl Document {
@@ -39,7 +42,8 @@ impl Document {
         doc.get_or_insert_text("text");
         doc.get_or_insert_map("map");
         doc.get_or_insert_array("array");
-        Self { doc }
+        let waiting = Vec::new();
+        Self { doc, waiting }
     }
 
     /// A random edit; the update it made, if it made one.
@@ -102,18 +106,43 @@ impl Document {
         (update != [0, 0]).then_some(update)
     }
 
+    /// Random edits until one made an update.
+    pub fn write(&mut self, rng: &mut Rng) -> Vec<u8> {
+        loop {
+            if let Some(update) = self.edit(rng) {
+                return update;
+            }
+        }
+    }
+
     /// Applies an update of the server's.
     pub fn apply(&mut self, update: &[u8]) -> Result<(), String> {
         let update =
             Update::decode_v1(update).map_err(|e| format!("the server sent no update: {e}"))?;
         let mut txn = self.doc.transact_mut();
         txn.apply_update(update)
-            .map_err(|e| format!("the server's update does not apply: {e}"))
+            .map_err(|e| format!("the server's update does not apply: {e}"))?;
+        drop(txn);
+        let ready =
+            |this: &Self, (client, clock, _): &(u64, u32, Vec<u8>)| this.clock(*client) >= *clock;
+        match self.waiting.iter().position(|one| ready(self, one)) {
+            Some(index) => {
+                let (.., update) = self.waiting.swap_remove(index);
+                self.apply(&update)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes an update for which a client has to have come so far first.
+    pub fn apply_after(&mut self, client: u64, clock: u32, update: Vec<u8>) {
+        assert!(self.clock(client) < clock, "it need not wait");
+        self.waiting.push((client, clock, update));
     }
 
     /// Whether it holds updates that build on what it does not have.
     pub fn waits(&self) -> bool {
-        self.doc.transact().has_missing_updates()
+        !self.waiting.is_empty() || self.doc.transact().has_missing_updates()
     }
 
     /// How far a client's content goes in an update.
@@ -140,11 +169,16 @@ impl Document {
         !vector.is_empty() && vector.iter().all(|(of, _)| *of == ClientID::new(client))
     }
 
-    /// What a document with this state vector lacks.
+    /// What a document with this state vector lacks, with what waits for more here, as Yjs has it.
     pub fn diff(&self, vector: &[u8]) -> Vec<u8> {
         let vector =
             StateVector::decode_v1(vector).expect("a state vector of the server's is whole");
-        self.doc.transact().encode_diff_v1(&vector)
+        let diff = self.doc.transact().encode_diff_v1(&vector);
+        if self.waiting.is_empty() {
+            return diff;
+        }
+        let waiting = self.waiting.iter().map(|(.., update)| update.as_slice());
+        merge_updates_v1(waiting.chain([diff.as_slice()])).expect("what documents wrote merges")
     }
 
     /// The encoded state vector.

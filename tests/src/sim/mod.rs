@@ -9,6 +9,7 @@ mod damage;
 pub(crate) mod document;
 mod effects;
 pub(crate) mod frames;
+mod hearsay;
 mod hostile;
 mod identity;
 mod log;
@@ -28,7 +29,9 @@ mod world;
 
 pub use plan::Mix;
 pub use quiet::{QuietStore, quiet_store};
-pub use run::{Outcome, SEEDS, SEEDS_OF_FIRST_FAULTS, SEEDS_WITHOUT_IDENTITY, mix, run};
+pub use run::{
+    Outcome, SEEDS, SEEDS_OF_FIRST_FAULTS, SEEDS_WITHOUT_HEARSAY, SEEDS_WITHOUT_IDENTITY, mix, run,
+};
 pub use shrink::shrink;
 
 #[cfg(test)]

@@ -99,6 +99,8 @@ pub enum Mix {
     /// Those there were when the seeds of `SEEDS_WITHOUT_IDENTITY` were found: nobody was asked who he
     /// is.
     WithoutIdentity,
+    /// Those there were when the seeds of `SEEDS_WITHOUT_HEARSAY` were found.
+    WithoutHearsay,
     /// All.
     All,
 }
@@ -121,6 +123,8 @@ pub(crate) struct Plan {
     pub socket_bytes: usize,
     pub mailbox_parcels: usize,
     pub faults: Vec<(u64, Fault)>,
+    /// When content comes to clients past the server, and with which chances.
+    pub hearsay: Vec<(u64, u64)>,
     pub strict: bool,
     pub limits: SessionLimits,
     pub engine: EngineConfig,
@@ -137,9 +141,12 @@ impl Plan {
             plan.faults.extend(more);
             plan.faults.sort_by_key(|(at, _)| *at);
         }
-        if mix == Mix::All {
+        if matches!(mix, Mix::WithoutHearsay | Mix::All) {
             let mut rng = Rng::new(seed.rotate_left(32) ^ 0x1de7);
             plan.door = Door::draw(&mut rng, &mut plan);
+        }
+        if mix == Mix::All {
+            plan.hearsay = hearsay(&mut Rng::new(seed.rotate_left(32) + 1), plan.span);
         }
         plan
     }
@@ -182,6 +189,7 @@ impl Plan {
             socket_bytes: *rng.pick(&[300, 2000, 64 << 10]),
             mailbox_parcels: *rng.pick(&[1, 2, 1024]),
             faults,
+            hearsay: Vec::new(),
             strict: rng.one_in(4),
             limits: limits(rng),
             engine: engine(rng),
@@ -273,6 +281,14 @@ fn later_faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
         (rng.range(0..span), fault)
     });
     faults.collect()
+}
+
+/// In a third of the runs.
+fn hearsay(rng: &mut Rng, span: u64) -> Vec<(u64, u64)> {
+    let times = if rng.one_in(3) { rng.range(1..4) } else { 0 };
+    (0..times)
+        .map(|_| (rng.range(0..span), rng.next()))
+        .collect()
 }
 
 fn limits(rng: &mut Rng) -> SessionLimits {

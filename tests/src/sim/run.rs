@@ -10,10 +10,13 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds that once failed; every test run tries them again.
-pub const SEEDS: &[u64] = &[702520];
+pub const SEEDS: &[u64] = &[];
 
 /// The same, of the time when nobody was asked who he is.
 pub const SEEDS_WITHOUT_IDENTITY: &[u64] = &[58, 331, 825, 3637, 31799, 200771];
+
+/// The same, of the time when clients heard of content from the server alone.
+pub const SEEDS_WITHOUT_HEARSAY: &[u64] = &[702520];
 
 /// The same, of the time when there were fewer kinds of faults: they keep the plans that failed.
 pub const SEEDS_OF_FIRST_FAULTS: &[u64] = &[
@@ -41,6 +44,8 @@ pub fn mix(seed: u64) -> Mix {
         Mix::First
     } else if SEEDS_WITHOUT_IDENTITY.contains(&seed) {
         Mix::WithoutIdentity
+    } else if SEEDS_WITHOUT_HEARSAY.contains(&seed) {
+        Mix::WithoutHearsay
     } else {
         Mix::All
     }
@@ -216,6 +221,9 @@ impl World {
                     client.unsettled()
                 ));
             }
+        }
+        if self.untold > 0 {
+            return Some("some content waits for its beginning".into());
         }
         for room in 0..self.plan.rooms.len() {
             let mut inside = honest().filter(|client| client.room == room);

@@ -91,6 +91,11 @@ fn smaller(plan: &Plan) -> Vec<(String, Plan)> {
             plan.faults.remove(index);
         });
     }
+    for index in 0..plan.hearsay.len() {
+        add(format!("without hearsay {index}"), &|plan| {
+            plan.hearsay.remove(index);
+        });
+    }
     for (index, client) in plan.clients.iter().enumerate() {
         if plan.clients.len() > 1 {
             add(

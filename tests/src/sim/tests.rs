@@ -1,4 +1,4 @@
-use super::{SEEDS, SEEDS_OF_FIRST_FAULTS, SEEDS_WITHOUT_IDENTITY, run};
+use super::{SEEDS, SEEDS_OF_FIRST_FAULTS, SEEDS_WITHOUT_HEARSAY, SEEDS_WITHOUT_IDENTITY, run};
 use std::collections::BTreeMap;
 
 /// Seeds of a plain test run.
@@ -40,6 +40,7 @@ const SEEN: &[&str] = &[
     "access ended",
     "told that it may not write",
     "asked and gone",
+    "hearsay",
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -64,9 +65,14 @@ fn simulated_worlds_keep_every_promise() {
     }
     let mut acknowledged = 0;
     let mut seen = BTreeMap::new();
-    let once_failed = [SEEDS, SEEDS_WITHOUT_IDENTITY, SEEDS_OF_FIRST_FAULTS].concat();
-    let once_failed = once_failed.into_iter();
-    for seed in once_failed.chain(0..COUNT) {
+    let once_failed = [
+        SEEDS,
+        SEEDS_WITHOUT_HEARSAY,
+        SEEDS_WITHOUT_IDENTITY,
+        SEEDS_OF_FIRST_FAULTS,
+    ]
+    .concat();
+    for seed in once_failed.into_iter().chain(0..COUNT) {
         let outcome = run(seed, false).unwrap_or_else(|why| fails(seed, &why));
         acknowledged += outcome.acknowledged;
         for (what, times) in outcome.seen {

@@ -31,6 +31,10 @@ pub(crate) enum Action {
     ResetDown(u64),
     Tick(usize),
     Fault(Fault),
+    /// Content comes to clients past the server, with these chances.
+    Hearsay(u64),
+    /// A client hears the beginning of some.
+    Tell(usize, Vec<u8>, u64),
     SlowDiskEnds,
     FullMailboxesEnd,
     DiskFullEnds,
@@ -86,6 +90,10 @@ pub(crate) struct World {
     pub over: bool,
     /// How often something happened that is worth being seen.
     pub seen: BTreeMap<&'static str, u64>,
+    /// Writers that only clients heard of.
+    pub writers: u64,
+    /// What clients heard of and nobody has told the beginning of.
+    pub untold: u64,
     queue: BTreeMap<(u64, u64), Action>,
     sequence: u64,
     pub next_link: u64,
@@ -127,6 +135,8 @@ impl World {
             draining: false,
             over: false,
             seen: BTreeMap::new(),
+            writers: 0,
+            untold: 0,
             queue: BTreeMap::new(),
             sequence: 0,
             next_link: 0,
@@ -143,6 +153,9 @@ impl World {
         }
         for (at, fault) in world.plan.faults.clone() {
             world.at(at, Action::Fault(fault));
+        }
+        for (at, chances) in world.plan.hearsay.clone() {
+            world.at(at, Action::Hearsay(chances));
         }
         world
     }
@@ -214,6 +227,8 @@ impl World {
             Action::ResetDown(link) => self.reset_down(link),
             Action::Tick(client) => self.tick(client),
             Action::Fault(fault) => self.fault(fault),
+            Action::Hearsay(chances) => self.hearsay(chances),
+            Action::Tell(client, update, chances) => self.tell(client, &update, chances),
             Action::SlowDiskEnds => self.slow_disk = false,
             Action::FullMailboxesEnd => self.mailboxes_full = false,
             Action::DiskFullEnds => self.set_disk_full(false),
