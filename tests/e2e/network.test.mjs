@@ -87,11 +87,18 @@ function suite() {
     await until('Ada to see Bob', () => ada.sees('Bob'))
     const sessions = () => metric(server, 'collabblocks_sessions')
     const before = await sessions()
-    link.swallow()
-    await link.ask('reset')
-    await sleep(50)
-    link.letThrough()
-    await until('a second session of Bob', async () => (await sessions()) === before + 1, 5_000)
+    // On a busy machine Bob may come back only after his first session was buried: once more, then.
+    let both = false
+    for (let tries = 0; !both && tries < 5; tries++) {
+      if (tries > 0) await until('Bob to be in sync again', async () => (await link.ask('look')).synced, 20_000)
+      link.swallow()
+      await link.ask('reset')
+      await sleep(50)
+      link.letThrough()
+      const buried = Date.now() + 2 * PING_MS + LOOKS_MS
+      while (!both && Date.now() < buried) both = (await sessions()) === before + 1
+    }
+    assert.ok(both, 'Bob never came back while his first session was there')
     await link.ask('insert', 'from the second. ')
     await until('its edit', () => ada.text.toString().includes('second'))
     await until('the first to be gone', async () => (await sessions()) === before, 2 * PING_MS + LOOKS_MS + 1_000)
