@@ -1,5 +1,6 @@
 //! Running programs: their output passed on, their closing lines kept, their time limited.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 pub enum Outcome {
     /// Well; what its runners said last.
     Passed(Vec<String>),
-    /// Not; what its runners said last, and why.
+    /// Not; what its runners said last, why, and its last lines.
     Failed(Vec<String>),
     /// It was not run, and why.
     Skipped(String),
@@ -167,15 +168,26 @@ fn pass_on(
     });
 }
 
+/// Lines at the end of a failed program's output that are shown again: where runners tell of the
+/// tests that failed.
+const LAST_LINES: usize = 40;
+/// Of each of them.
+const LAST_CHARS: usize = 300;
+
 /// Picks what test runners say at their end.
 #[derive(Default)]
 struct Closing {
     lines: Vec<String>,
     running: String,
+    last: VecDeque<String>,
 }
 
 impl Closing {
     fn take(&mut self, line: &str) {
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line.chars().take(LAST_CHARS).collect());
         let bare = line.trim();
         if let Some(what) = bare
             .strip_prefix("Running ")
@@ -198,6 +210,7 @@ impl Closing {
 
     fn failed(mut self, why: String) -> Outcome {
         self.lines.push(why);
+        self.lines.extend(self.last);
         Outcome::Failed(self.lines)
     }
 }
@@ -248,6 +261,10 @@ mod tests {
             "{failed:?}"
         );
         assert!(run(command(Path::new("/"), "no-such-program", &[]), LIMIT).failed());
+        let failed = sh("seq 1000; exit 1", LIMIT);
+        let lines = failed.lines();
+        assert_eq!(lines.len(), 1 + LAST_LINES, "{failed:?}");
+        assert_eq!((&*lines[1], &*lines[LAST_LINES]), ("961", "1000"));
     }
 
     #[test]
