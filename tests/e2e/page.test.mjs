@@ -62,20 +62,27 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
   test('who comes without a name gets one that nobody has, and keeps it and its colour when others leave', async (t) => {
     const shown = (page) => page.getByTestId('people-list').locator('li').evaluateAll((items) => items.map((item) => [item.lastChild.textContent, item.firstChild.style.getPropertyValue('--user')]))
     const pages = []
+    let first
     for (let i = 0; i < 4; i++) {
       const context = await browser.newContext()
       t.after(() => context.close())
       const page = await context.newPage()
-      // Everybody draws the first name.
-      await page.addInitScript(() => {
+      // Everybody draws the first name and wants the same colour, and who comes later has a lower id.
+      await page.addInitScript((id) => {
         const random = crypto.getRandomValues.bind(crypto)
-        crypto.getRandomValues = (array) => (array instanceof Uint8Array && array.length === 1 ? array.fill(0) : random(array))
-      })
+        crypto.getRandomValues = (array) => {
+          if (array.length !== 1) return random(array)
+          return array.fill(array instanceof Uint8Array ? 0 : id)
+        }
+      }, 1000 - 10 * i)
       await page.goto(`${server.http}/?room=names`)
       await saved(page)
       pages.push(page)
-      if (i === 0) await page.waitForTimeout(1500)
+      if (i > 0) continue
+      await page.waitForTimeout(1500)
+      first = (await shown(page))[0]
     }
+    assert.equal(first[0], 'Ada (you)')
     const distinct = (all) => new Set(all).size === all.length
     const settled = async (page, count) => {
       const list = await shown(page)
@@ -84,7 +91,7 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
     for (const page of pages) await until('names and colours to differ', () => settled(page, 4))
     await pages[0].waitForTimeout(1500)
     const before = await Promise.all(pages.map(async (page) => (await shown(page))[0]))
-    assert.equal(before[0][0], 'Ada (you)')
+    assert.deepEqual(before[0], first)
     await pages[0].context().close()
     await pages[2].context().close()
     for (const i of [1, 3]) {
@@ -204,6 +211,14 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
     await saved(page)
     assert.equal(connections, 2)
     await other.getByText('typed without a network').waitFor()
+    await Promise.all([people(page, 2), people(other, 2)])
+
+    // The old connection still works, and takes the farewell before the new one is there.
+    await page.context().setOffline(true)
+    await page.context().setOffline(false)
+    await until('a third connection', () => connections === 3)
+    await saved(page)
+    await page.waitForTimeout(500)
     await Promise.all([people(page, 2), people(other, 2)])
   })
 

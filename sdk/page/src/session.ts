@@ -59,6 +59,12 @@ export class Session {
       this.#announce()
       events.onPeople(this)
     })
+    this.provider.on('status', ({ status }) => {
+      if (status !== 'disconnected') return
+      // All but us are gone with the connection. Who has not stirred since comes back with the state
+      // of before, which counts only for who remembers none of it.
+      for (const id of awareness.meta.keys()) if (id !== awareness.clientID) awareness.meta.delete(id)
+    })
     this.provider.once('sync', () => {
       this.#arrival = setTimeout(() => this.#announce({ here: true }), HERE_MS)
     })
