@@ -79,11 +79,8 @@ export class Session {
 
   /** A network that is there again may be another one, on which the old connection is dead for long. */
   onNetwork(there: boolean): void {
-    const { awareness, wsconnected } = this.provider
-    if (!there || !wsconnected || this.tracker.state !== 'offline') return this.tracker.onNetwork(there)
+    if (!there || !this.provider.wsconnected || this.tracker.state !== 'offline') return this.tracker.onNetwork(there)
     this.provider.disconnect()
-    // A later state than the farewell, for those who got that.
-    awareness.setLocalState(awareness.getLocalState())
     this.provider.connect()
   }
 
