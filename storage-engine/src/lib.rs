@@ -3,6 +3,7 @@
 //! This crate knows no sockets and no wire protocols. [`Engine`] is a state machine beside the
 //! shard: it asks for log writes and blocking jobs, and is told how they ended.
 
+mod apart;
 mod checkpoint;
 mod commit;
 mod compact;

@@ -125,6 +125,9 @@ impl Shard {
         if is_away(room_id) {
             return self.ask_home(id, room_id, &vector);
         }
+        if self.engine.is_apart(room_id) {
+            return self.ask_when_back(id, room_id, vector);
+        }
         let mut clamped = std::mem::take(&mut self.scratch);
         clamped.clear();
         if let Err(refusal) = self.engine.clamp(room_id, &vector, &mut clamped) {
@@ -133,6 +136,8 @@ impl Shard {
             self.hold_answer(id, room_id, To::Stream(id, answer), &[]);
         } else if !self.may_make_answer(room_id) {
             self.wait_for_answer(id, vector);
+        } else if self.engine.encodes_apart(room_id) {
+            self.answer_apart(now, id, room_id, vector, &clamped);
         } else {
             match self.engine.diff(room_id, &clamped) {
                 Ok(diff) => self.give(id, room_id, diff, &clamped),
@@ -159,7 +164,7 @@ impl Shard {
         self.answer_bytes_left > 0 && self.answers.has_room(max)
     }
 
-    fn give(&mut self, id: ConnId, room_id: RoomId, diff: Vec<u8>, clamped: &[u8]) {
+    pub(super) fn give(&mut self, id: ConnId, room_id: RoomId, diff: Vec<u8>, clamped: &[u8]) {
         let slice_bytes = self.config.limits.slice_bytes;
         self.answer_bytes_left = self.answer_bytes_left.saturating_sub(diff.len());
         if diff.len() <= SMALL_ANSWER_BYTES_MAX.min(slice_bytes) {

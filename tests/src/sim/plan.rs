@@ -329,6 +329,7 @@ fn engine(rng: &mut Rng) -> EngineConfig {
         disk_reserve_bytes: 16 << 10,
         snapshot_segment_bytes: *rng.pick(&[16 << 10, 64 << 10]),
         snapshot_live_ratio_min: 0.5,
+        apart_bytes_min: *rng.pick(&[1, 16, 40, 200, 64 << 10]),
         ..EngineConfig::default()
     }
 }
