@@ -5,7 +5,7 @@ use crate::config::{Nanos, Notice, RoomId};
 use crate::engine::{Engine, NOT_READY};
 use crate::guard::{Limits, Refusal};
 use crate::job::Work;
-use crate::room_doc::{Applied, RoomDoc};
+use crate::room_doc::{Applied, RoomDoc, in_parts};
 use crate::rooms::DocState;
 
 /// A document on its way through a job.
@@ -25,6 +25,7 @@ enum Task {
     Diff {
         vector: Box<[u8]>,
         limits: Limits,
+        part_bytes: usize,
     },
     State,
 }
@@ -39,7 +40,7 @@ pub(crate) struct ApartDone {
 /// What came of it.
 enum Made {
     Applied(Box<[u8]>, Result<Applied, Refusal>),
-    Diff(Result<Vec<u8>, Refusal>),
+    Diff(Result<Vec<Vec<u8>>, Refusal>),
     State(Result<Vec<u8>, Refusal>),
 }
 
@@ -60,7 +61,14 @@ impl Apart {
                 let applied = doc.apply(&update, cut_gaps, &limits);
                 Made::Applied(update, applied)
             }
-            Task::Diff { vector, limits } => Made::Diff(doc.diff(&vector, &limits)),
+            Task::Diff {
+                vector,
+                limits,
+                part_bytes,
+            } => {
+                let diff = doc.diff(&vector, &limits);
+                Made::Diff(diff.map(|diff| in_parts(diff, part_bytes)))
+            }
             Task::State => Made::State(doc.encode_state()),
         };
         ApartDone { room, doc, result }
@@ -105,11 +113,23 @@ impl Engine {
         )
     }
 
-    /// As [`Engine::diff`], by a job: [`Notice::Diff`] has it.
-    pub fn diff_apart(&mut self, id: RoomId, vector: &[u8]) -> Result<(), Refusal> {
+    /// As [`Engine::diff`], by a job: [`Notice::Diff`] has it, in parts of about so many bytes.
+    pub fn diff_apart(
+        &mut self,
+        id: RoomId,
+        vector: &[u8],
+        part_bytes: usize,
+    ) -> Result<(), Refusal> {
         let limits = self.config.limits.clone();
         let vector = vector.into();
-        self.begin_apart(id, Task::Diff { vector, limits })
+        self.begin_apart(
+            id,
+            Task::Diff {
+                vector,
+                limits,
+                part_bytes,
+            },
+        )
     }
 
     /// Encodes a room's state by a job, for a snapshot.

@@ -36,7 +36,7 @@ pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use inspect::{RoomListing, ShardListing, list_rooms};
 pub use job::{Job, JobDone};
-pub use room_doc::{Applied, RoomDoc, split_update};
+pub use room_doc::{Applied, RoomDoc, in_parts, split_update};
 pub use salvage::{Salvaged, SalvagedRoom, salvage};
 pub use store::{Store, home_shard};
 pub use survey::{ShardSurvey, Survey, survey};

@@ -102,7 +102,8 @@ impl Shard {
         vector: Box<[u8]>,
         clamped: &[u8],
     ) {
-        match self.engine.diff_apart(room_id, clamped) {
+        let part_bytes = self.config.limits.slice_bytes;
+        match self.engine.diff_apart(room_id, clamped, part_bytes) {
             Ok(()) => {
                 self.apart(room_id).making = Some(Making {
                     to: id,
@@ -153,7 +154,7 @@ impl Shard {
         &mut self,
         now: Instant,
         room_id: RoomId,
-        diff: Result<Vec<u8>, Refusal>,
+        diff: Result<Vec<Vec<u8>>, Refusal>,
     ) {
         let room = self.room_if_kept(room_id);
         let apart = room.and_then(|room| room.apart.as_mut());
@@ -174,7 +175,7 @@ impl Shard {
         }
         session.wants.state = None;
         match diff {
-            Ok(diff) => self.give(id, room_id, diff, &making.clamped),
+            Ok(parts) => self.give(id, room_id, parts, &making.clamped),
             Err(refusal) => self.on_refusal(now, id, &refusal),
         }
     }
