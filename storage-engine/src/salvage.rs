@@ -17,7 +17,7 @@ use crate::snapshot::read::Entry;
 use crate::snapshot::scan;
 use crate::snapshot::write::{self, Encoded};
 use crate::store::{Store, home_shard};
-use collabblocks_wal::inspect::{SegmentInfo, inspect, inspect_segment};
+use collabblocks_wal::inspect::{SegmentInfo, Unreadable, inspect, inspect_segment};
 use collabblocks_wal::{Disk, Lsn, OpenError, RecordKind, RoomKey};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -166,6 +166,11 @@ fn header(disk: &dyn Disk, root: &Path) -> Option<SegmentInfo> {
     segments.into_iter().find_map(|segment| segment.header.ok())
 }
 
+fn say_unreadable(path: &Path, unreadable: &[Unreadable], faults: &mut Vec<String>) {
+    let said = (unreadable.iter()).map(|part| format!("{}: {part}", path.display()));
+    faults.extend(said);
+}
+
 /// All that can be read of a room.
 #[derive(Default)]
 struct Pieces {
@@ -194,8 +199,10 @@ impl Shard {
                 room.told_of = room.told_of.max(at.seq);
                 room.snapshots.push(at);
             });
-            if let Err(error) = searched {
-                faults.push(format!("{}: {error}", dir.snapshot(id).display()));
+            let path = dir.snapshot(id);
+            match searched {
+                Ok(unreadable) => say_unreadable(&path, &unreadable, faults),
+                Err(error) => faults.push(format!("{}: {error}", path.display())),
             }
         }
     }
@@ -206,6 +213,7 @@ impl Shard {
             Err(error) => return faults.push(format!("{}: {error}", dir.wal().display())),
         };
         for segment in segments {
+            say_unreadable(&segment.path, &segment.unreadable, faults);
             for batch in segment.batches.iter().filter(|b| b.fault.is_some()) {
                 faults.push(format!(
                     "{}: batch at LSN {}: {}",

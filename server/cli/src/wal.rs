@@ -266,10 +266,14 @@ fn segment_line(listing: &SegmentListing, needed: bool) -> (String, bool) {
     if let Err(what) = &listing.header {
         put(&mut line, format_args!(", HEADER: {what}"));
     }
+    for unreadable in &listing.unreadable {
+        put(&mut line, format_args!(", {unreadable}"));
+    }
     if !needed {
         line += ", not needed any more";
     }
-    (line, faults == 0 && listing.header.is_ok())
+    let whole = faults == 0 && listing.header.is_ok() && listing.unreadable.is_empty();
+    (line, whole)
 }
 
 /// The records of a segment, each with its LSN, in the order of the file.

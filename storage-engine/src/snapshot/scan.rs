@@ -1,10 +1,11 @@
 //! Finding the entries of a snapshot segment at start, by their headers.
 
 use super::format::{self, ENTRY_ALIGN, ENTRY_HEADER_BYTES, EntryError, Found};
-use super::read::Entry;
+use super::read::{Entry, Unread};
 use crate::frame::FrameError;
 use crate::index::SnapshotRef;
 use crate::paths::ShardDir;
+use collabblocks_wal::inspect::{Unreadable, read_around};
 use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, OpenError};
 use std::io;
 use std::path::PathBuf;
@@ -55,6 +56,7 @@ pub(crate) fn scan(
         buffer: AlignedBuf::zeroed(WINDOW_BYTES),
         begin: 0,
         filled: 0,
+        unreadable: None,
     };
     let block = window.at(0, BLOCK_BYTES).map_err(io_error)?;
     match format::check_segment_header(dir, id, block) {
@@ -107,7 +109,14 @@ pub(crate) fn scan(
                 let entry_end = offset + header.entry_bytes();
                 let torn = match vouched {
                     true => entry_end > file_bytes,
-                    false => Entry::read(disk, dir, name, at).is_err(),
+                    false => match Entry::read(disk, dir, name, at) {
+                        Ok(_) => false,
+                        Err(Unread::Untrusted(_)) => true,
+                        // Nothing is known of it: it is not torn because the disk does not read.
+                        Err(Unread::Io { path, error }) => {
+                            return Err(OpenError::Io { path, error });
+                        }
+                    },
                 };
                 if torn {
                     "an entry's payload cannot be read"
@@ -147,13 +156,14 @@ pub(crate) fn scan(
     })
 }
 
-/// Gives every entry with a good header to `visit`, wherever it stands in a segment, damaged or not.
+/// Gives every entry with a good header to `visit`, wherever it stands in a segment, damaged or not;
+/// gives back what of the segment could not be read.
 pub(crate) fn search(
     disk: &dyn Disk,
     dir: &ShardDir,
     id: u32,
     visit: &mut dyn FnMut(&str, SnapshotRef),
-) -> io::Result<()> {
+) -> io::Result<Vec<Unreadable>> {
     let path = dir.snapshot(id);
     let file_bytes = disk.len(&path)?;
     let mut window = Window {
@@ -162,6 +172,7 @@ pub(crate) fn search(
         buffer: AlignedBuf::zeroed(WINDOW_BYTES),
         begin: 0,
         filled: 0,
+        unreadable: Some(Vec::new()),
     };
     let mut offset = BLOCK_BYTES as u64;
     while offset < file_bytes {
@@ -183,7 +194,7 @@ pub(crate) fn search(
         }
         offset += step;
     }
-    Ok(())
+    Ok(window.unreadable.unwrap_or_default())
 }
 
 fn damaged(path: &std::path::Path, offset: u64, why: &str) -> OpenError {
@@ -203,6 +214,8 @@ struct Window<'a> {
     buffer: AlignedBuf,
     begin: u64,
     filled: usize,
+    /// What could not be read, where that is no error: zeros stand for it.
+    unreadable: Option<Vec<Unreadable>>,
 }
 
 impl Window<'_> {
@@ -214,11 +227,13 @@ impl Window<'_> {
             self.filled = 0;
             while self.filled < self.buffer.len() {
                 let place = self.begin + self.filled as u64;
-                let got = self.disk.read_at(
-                    &self.path,
-                    place,
-                    &mut self.buffer.as_mut_slice()[self.filled..],
-                )?;
+                let rest = &mut self.buffer.as_mut_slice()[self.filled..];
+                let got = match &mut self.unreadable {
+                    None => self.disk.read_at(&self.path, place, rest)?,
+                    Some(unreadable) => {
+                        read_around(self.disk, &self.path, place, rest, unreadable)?
+                    }
+                };
                 self.filled += got;
                 if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
                     break;
