@@ -50,11 +50,15 @@ fn open(sim: &SimDisk) -> Result<Host, OpenError> {
 }
 
 fn edit(host: &mut Host, clients: &mut Clients, rounds: u64, seed: u64) {
+    edit_by(host, clients, rounds, seed, 200);
+}
+
+fn edit_by(host: &mut Host, clients: &mut Clients, rounds: u64, seed: u64, len_max: usize) {
     let mut rng = rng(seed);
     for _ in 0..rounds {
         for (name, client) in clients.iter_mut() {
             let id = host.attach(name);
-            let update = client.edit(&mut rng, 200);
+            let update = client.edit(&mut rng, len_max);
             host.engine.apply(host.now, id, &update, false).unwrap();
             host.engine.detach(host.now, id);
         }
@@ -71,6 +75,10 @@ fn store() -> (SimDisk, Clients) {
         .collect();
     let mut host = open(&sim).unwrap();
     edit(&mut host, &mut clients, 60, 1);
+    // One whose snapshot is more than what is read at once for its head.
+    let mut large: Clients = [("large".to_owned(), Client::new(4))].into();
+    edit_by(&mut host, &mut large, 100, 4, 10_000);
+    clients.extend(large);
     host.run_for(1000 * MS);
     host.close();
     let mut host = open_as(&sim, 1, &unlisted()).unwrap().remove(0);
@@ -204,7 +212,7 @@ fn reads_that_fail_while_it_runs_cost_no_update() {
         let (sim, mut clients) = store();
         let mut rng = rng(seed + round);
         let mut host = open(&sim).unwrap();
-        let (mut failed, mut unread) = (0, 0);
+        let mut failed = 0;
         for turn in 0..150 {
             for (name, client) in &mut clients {
                 if rng.random_range(0..3) == 0 {
@@ -226,7 +234,7 @@ fn reads_that_fail_while_it_runs_cost_no_update() {
             }
             host.run_for(if turn % 5 == 0 { 250 * MS } else { 2 * MS });
         }
-        unread += sim.reads_failed();
+        let unread = sim.reads_failed();
         sim.heal();
         assert!(failed > 3 && unread > failed, "{failed} of {unread}");
         let mut hosts = [host];
@@ -276,8 +284,11 @@ fn what_is_listed_and_salvaged_says_what_cannot_be_read_and_has_the_rest() {
             whole &= kept;
         }
         let told = |fault: &String| fault.contains(EIO) && fault.contains(&*path.to_string_lossy());
+        let name = path.file_name().unwrap().to_string_lossy();
+        // Salvage does without these.
+        let needless = name.contains("manifest-") || name.ends_with(".snap") && offset == 0;
         assert!(
-            salvaged.faults.iter().any(told) || path.to_string_lossy().contains("manifest-"),
+            needless || salvaged.faults.iter().any(told),
             "{when}: {:?}",
             salvaged.faults
         );

@@ -8,10 +8,13 @@ use crate::paths::ShardDir;
 use collabblocks_wal::inspect::{Unreadable, read_around};
 use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, OpenError};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// Bytes read at once: the longest name with its header fits, wherever it begins.
 const WINDOW_BYTES: usize = 128 << 10;
+/// An entry's header and the longest name.
+const HEAD_BYTES_MAX: usize = ENTRY_HEADER_BYTES + u16::MAX as usize;
 
 /// How far a segment could be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,10 +59,14 @@ pub(crate) fn scan(
         buffer: AlignedBuf::zeroed(WINDOW_BYTES),
         begin: 0,
         filled: 0,
-        unreadable: None,
+        unreadable: Vec::new(),
     };
     let block = window.at(0, BLOCK_BYTES).map_err(io_error)?;
-    match format::check_segment_header(dir, id, block) {
+    let checked = format::check_segment_header(dir, id, block);
+    if checked.is_err() {
+        window.known(0..BLOCK_BYTES as u64).map_err(io_error)?;
+    }
+    match checked {
         Ok(()) => {}
         Err(FrameError::Newer(version)) => {
             return Err(OpenError::Newer {
@@ -82,11 +89,16 @@ pub(crate) fn scan(
         if offset >= file_bytes {
             break true;
         }
-        let bytes = window
-            .at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))
-            .map_err(io_error)?;
+        window.fill(offset, HEAD_BYTES_MAX).map_err(io_error)?;
+        let found = format::decode_entry(dir, id, offset, window.bytes(offset, HEAD_BYTES_MAX));
+        // An entry's head has a checksum. Anything else may be what zeros in the place of what could
+        // not be read look like.
+        if !matches!(found, Ok(Found::Entry(..))) {
+            let head = offset..offset + HEAD_BYTES_MAX as u64;
+            window.known(head).map_err(io_error)?;
+        }
         let vouched = offset < durable_bytes;
-        let why = match format::decode_entry(dir, id, offset, bytes) {
+        let why = match found {
             // A batch is padded to whole blocks: zeros at the start of one are no padding of its.
             Ok(Found::Padding) if !offset.is_multiple_of(BLOCK_BYTES as u64) => {
                 // The last batch's padding may be cut short.
@@ -172,11 +184,11 @@ pub(crate) fn search(
         buffer: AlignedBuf::zeroed(WINDOW_BYTES),
         begin: 0,
         filled: 0,
-        unreadable: Some(Vec::new()),
+        unreadable: Vec::new(),
     };
     let mut offset = BLOCK_BYTES as u64;
     while offset < file_bytes {
-        let bytes = window.at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))?;
+        let bytes = window.at(offset, HEAD_BYTES_MAX)?;
         let mut step = ENTRY_ALIGN as u64;
         if let Ok(Found::Entry(header, name)) = format::decode_entry(dir, id, offset, bytes)
             && let Ok(len) = u32::try_from(header.entry_bytes())
@@ -194,7 +206,7 @@ pub(crate) fn search(
         }
         offset += step;
     }
-    Ok(window.unreadable.unwrap_or_default())
+    Ok(window.unreadable)
 }
 
 fn damaged(path: &std::path::Path, offset: u64, why: &str) -> OpenError {
@@ -214,34 +226,50 @@ struct Window<'a> {
     buffer: AlignedBuf,
     begin: u64,
     filled: usize,
-    /// What could not be read, where that is no error: zeros stand for it.
-    unreadable: Option<Vec<Unreadable>>,
+    /// What could not be read: zeros stand for it.
+    unreadable: Vec<Unreadable>,
 }
 
 impl Window<'_> {
     /// Up to `len` bytes at `offset`: fewer only at the end of the file.
     fn at(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
-        let inside = offset >= self.begin && offset + len as u64 <= self.begin + self.filled as u64;
-        if !inside {
-            self.begin = offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-            self.filled = 0;
-            while self.filled < self.buffer.len() {
-                let place = self.begin + self.filled as u64;
-                let rest = &mut self.buffer.as_mut_slice()[self.filled..];
-                let got = match &mut self.unreadable {
-                    None => self.disk.read_at(&self.path, place, rest)?,
-                    Some(unreadable) => {
-                        read_around(self.disk, &self.path, place, rest, unreadable)?
-                    }
-                };
-                self.filled += got;
-                if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
-                    break;
-                }
+        self.fill(offset, len)?;
+        Ok(self.bytes(offset, len))
+    }
+
+    /// Moves the window so that these bytes are in it.
+    fn fill(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        if offset >= self.begin && offset + len as u64 <= self.begin + self.filled as u64 {
+            return Ok(());
+        }
+        self.begin = offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        self.filled = 0;
+        while self.filled < self.buffer.len() {
+            let place = self.begin + self.filled as u64;
+            let rest = &mut self.buffer.as_mut_slice()[self.filled..];
+            let got = read_around(self.disk, &self.path, place, rest, &mut self.unreadable)?;
+            self.filled += got;
+            if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// Bytes of the window.
+    fn bytes(&self, offset: u64, len: usize) -> &[u8] {
         let start = ((offset - self.begin) as usize).min(self.filled);
         let end = (start + len).min(self.filled);
-        Ok(&self.buffer.as_slice()[start..end])
+        &self.buffer.as_slice()[start..end]
+    }
+
+    /// An error if some of these bytes could not be read.
+    fn known(&self, bytes: Range<u64>) -> io::Result<()> {
+        let meets =
+            |part: &&Unreadable| part.bytes.start < bytes.end && bytes.start < part.bytes.end;
+        match self.unreadable.iter().find(meets) {
+            Some(part) => Err(io::Error::other(part.error.clone())),
+            None => Ok(()),
+        }
     }
 }
