@@ -169,7 +169,7 @@ pub(crate) fn scan(
 }
 
 /// Gives every entry with a good header to `visit`, wherever it stands in a segment, damaged or not;
-/// gives back what of the segment could not be read.
+/// gives back where there is something else, or what could not be read.
 pub(crate) fn search(
     disk: &dyn Disk,
     dir: &ShardDir,
@@ -186,11 +186,14 @@ pub(crate) fn search(
         filled: 0,
         unreadable: Vec::new(),
     };
+    let mut damaged: Vec<Unreadable> = Vec::new();
     let mut offset = BLOCK_BYTES as u64;
     while offset < file_bytes {
         let bytes = window.at(offset, HEAD_BYTES_MAX)?;
         let mut step = ENTRY_ALIGN as u64;
-        if let Ok(Found::Entry(header, name)) = format::decode_entry(dir, id, offset, bytes)
+        let found = format::decode_entry(dir, id, offset, bytes);
+        let nothing = matches!(found, Ok(Found::Padding));
+        if let Ok(Found::Entry(header, name)) = found
             && let Ok(len) = u32::try_from(header.entry_bytes())
         {
             let at = SnapshotRef {
@@ -203,9 +206,19 @@ pub(crate) fn search(
             };
             visit(name, at);
             step = header.entry_bytes().next_multiple_of(ENTRY_ALIGN as u64);
+        } else if !nothing {
+            // Whose it was stood in what is damaged, or before it.
+            match damaged.last_mut() {
+                Some(last) if last.bytes.end == offset => last.bytes.end += step,
+                _ => damaged.push(Unreadable {
+                    bytes: offset..offset + step,
+                    error: "no snapshot with a good head begins there".into(),
+                }),
+            }
         }
         offset += step;
     }
+    window.unreadable.extend(damaged);
     Ok(window.unreadable)
 }
 
