@@ -106,7 +106,7 @@ keys::config! {
         /// more CPU. The glommio runtime always uses a thread.
         sync: WalSync = WalSync::Dsync, Bound::Any;
         /// Microseconds that a commit may wait for company. Where updates come further apart than
-        /// this, each is committed at once. Otherwise a commit waits for at least half of this, and
+        /// twice this, each is committed at once. Otherwise a commit waits for at least half of this, and
         /// with `durability = "ack"` on the ring runtime one that is durable may be noticed this
         /// much later. Acknowledgements wait for it; delivery to peers waits with
         /// `durability = "strict"` alone.

@@ -1,11 +1,13 @@
 //! The end of a turn: the log's batch, then one send for each connection that has anything to hear.
 
 use super::away::is_away;
-use super::connection::{Behind, Connection, Stage};
+use super::connection::{Behind, Connection, Session, Stage};
 use super::effect::{Effect, Effects};
 use super::event::ControlReply;
 use super::guests::is_guest;
 use super::hot::tell_cores;
+use super::room::Turn;
+use super::tell::{Apart, Delivery, Teller};
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
@@ -119,55 +121,21 @@ impl Shard {
         let all = start..effects.frames.len();
         tell_cores(room, &self.scratch, &self.guests, &mut self.post);
         if !all.is_empty() {
-            for &id in &room.sessions {
-                let connection = self.connections[id.slot as usize]
-                    .as_mut()
-                    .expect("a room's sessions are connected");
-                let Stage::Session(session) = &mut connection.stage else {
-                    unreachable!("a room's sessions are sessions")
-                };
-                if session.behind.is_some() {
-                    continue;
-                }
-                let control = connection.out_control;
-                let range = if std::mem::take(&mut session.wrote) {
-                    if self.own_copies_left == 0 {
-                        // Nothing says what it had before this turn, should the frames not be kept.
-                        let behind = Behind::new(room.stream_offset, [0].into(), told);
-                        session.behind = Some(Box::new(behind));
-                        room.behind += 1;
-                        if !session.listed {
-                            session.listed = true;
-                            self.wanting.push(id);
-                        }
-                        continue;
-                    }
-                    self.own_copies_left = self.own_copies_left.saturating_sub(all.len());
-                    let own = own_range(connection, effects).0;
-                    for range in room.turn.ranges_without(id) {
-                        effects
-                            .frames
-                            .extend_from_within(start + range.start..start + range.end);
-                    }
-                    effects.frames.extend_from_within(documents..all.end);
-                    own.start..effects.frames.len()
-                } else if connection.out.is_empty() {
-                    all.clone()
-                } else {
-                    let own = own_range(connection, effects).0;
-                    effects.frames.extend_from_within(all.clone());
-                    own.start..effects.frames.len()
-                };
-                send(
-                    connection,
-                    id,
-                    range,
-                    control,
-                    now,
-                    effects,
-                    &mut self.stats,
-                );
-            }
+            let mut teller = Teller {
+                now,
+                connections: &mut self.connections,
+                wanting: &mut self.wanting,
+                own_copies_left: &mut self.own_copies_left,
+                stats: &mut self.stats,
+            };
+            let (turn, offset) = (&room.turn, room.stream_offset);
+            let apart = Wrote { turn, offset, told };
+            room.behind += teller.tell(
+                &room.sessions,
+                &Delivery { all, documents },
+                &apart,
+                effects,
+            );
         }
         room.end_turn(self.config.limits.queue_soft_bytes);
         if is_away(room_id) {
@@ -274,6 +242,31 @@ impl Shard {
             self.timer = Some(at);
             effects.list.push(Effect::SetTimer(at));
         }
+    }
+}
+
+/// Sessions that wrote in a turn hear all of it but their own.
+struct Wrote<'a> {
+    turn: &'a Turn,
+    /// The room's stream offset, and the version of the presence told, before it.
+    offset: u64,
+    told: u64,
+}
+
+impl Apart for Wrote<'_> {
+    fn is_apart(&self, session: &mut Session) -> bool {
+        std::mem::take(&mut session.wrote)
+    }
+
+    fn frames(&self, id: ConnId, _session: &Session, out: &mut Vec<u8>) {
+        for range in self.turn.ranges_without(id) {
+            out.extend_from_slice(&self.turn.bytes[range]);
+        }
+    }
+
+    fn behind(&self, _session: &Session) -> Behind {
+        // Nothing says what it had before this turn, should the frames not be kept.
+        Behind::new(self.offset, [0].into(), self.told)
     }
 }
 

@@ -24,6 +24,7 @@ mod stats;
 mod stream;
 mod sweep;
 mod tally;
+mod tell;
 mod types;
 mod wants;
 

@@ -3,16 +3,16 @@
 //! and not for the room's other sends as well; and a turn makes but so many of those.
 
 use super::away::is_away;
-use super::connection::{Behind, Stage};
+use super::connection::{Behind, Session};
 use super::effect::Effects;
-use super::fanout::{own_range, send};
 use super::hot::tell_cores;
+use super::marks::Marks;
 use super::room::{Backlog, Room};
+use super::tell::{Apart, Delivery, Teller};
 use super::types::{ConnId, Instant};
 use super::{Pace, SessionLimits, Shard};
 use crate::dialect::y_websocket;
 use collabblocks_storage_engine::RoomId;
-use std::ops::Range;
 use std::time::Duration;
 
 /// Groups of a room.
@@ -38,6 +38,35 @@ pub struct Spread {
     groups: [Group; GROUPS],
     /// Frames that a group was not told yet.
     window: Backlog,
+}
+
+/// Sessions that wrote some of what waited, or have heard some of it, hear the rest.
+struct WroteOrHeard<'a> {
+    group: &'a Group,
+    window: &'a Backlog,
+    marks: &'a Marks,
+}
+
+impl WroteOrHeard<'_> {
+    fn heard(&self, session: &Session) -> u64 {
+        session.heard.max(self.group.told)
+    }
+}
+
+impl Apart for WroteOrHeard<'_> {
+    fn is_apart(&self, session: &mut Session) -> bool {
+        std::mem::take(&mut session.wrote) || session.heard > self.group.told
+    }
+
+    fn frames(&self, id: ConnId, session: &Session, out: &mut Vec<u8>) {
+        self.window.replay(self.heard(session), id, usize::MAX, out);
+    }
+
+    fn behind(&self, session: &Session) -> Behind {
+        let heard = self.heard(session);
+        let vector = self.marks.before(heard).into();
+        Behind::new(heard, vector, self.group.presence)
+    }
 }
 
 /// When a group's next moment after `last` is: each group has its own within the interval.
@@ -247,7 +276,7 @@ impl Shard {
             .collect();
         due.sort_unstable();
         let mut spread = room.spread.take().expect("looked at above");
-        let mut frames: Option<((u64, u64), Range<usize>, usize)> = None;
+        let mut shared: Option<((u64, u64), Delivery)> = None;
         for (at, index) in due {
             let must = jumped || at == Instant(0);
             let group = &mut spread.groups[index];
@@ -260,8 +289,8 @@ impl Shard {
             self.spread_sends_left = (self.spread_sends_left).saturating_sub(group.sessions.len());
             let from = (group.told, group.presence);
             // Groups that lack the same share it.
-            let (all, documents) = match &frames {
-                Some((of, all, documents)) if *of == from => (all.clone(), *documents),
+            let delivery = match &shared {
+                Some((of, delivery)) if *of == from => delivery.clone(),
                 _ => {
                     let start = effects.frames.len();
                     let kept = spread.window.tail(group.told);
@@ -275,57 +304,25 @@ impl Shard {
                         y_websocket::presence(&self.scratch, &mut effects.frames);
                     }
                     let all = start..effects.frames.len();
-                    frames = Some((from, all.clone(), documents));
-                    (all, documents)
+                    let delivery = Delivery { all, documents };
+                    shared = Some((from, delivery.clone()));
+                    delivery
                 }
             };
-            let mut behind = 0;
-            for &id in &group.sessions {
-                let connection = self.connections[id.slot as usize]
-                    .as_mut()
-                    .expect("a room's sessions are connected");
-                let Stage::Session(session) = &mut connection.stage else {
-                    unreachable!("a room's sessions are sessions")
-                };
-                if session.behind.is_some() {
-                    continue;
-                }
-                let control = connection.out_control;
-                let heard = session.heard.max(group.told);
-                let range = if std::mem::take(&mut session.wrote) || heard > group.told {
-                    if self.own_copies_left == 0 {
-                        let vector = room.marks.before(heard).into();
-                        let behind_from = Behind::new(heard, vector, group.presence);
-                        session.behind = Some(Box::new(behind_from));
-                        behind += 1;
-                        if !session.listed {
-                            session.listed = true;
-                            self.wanting.push(id);
-                        }
-                        continue;
-                    }
-                    self.own_copies_left = self.own_copies_left.saturating_sub(all.len());
-                    let own = own_range(connection, effects).0;
-                    (spread.window).replay(heard, id, usize::MAX, &mut effects.frames);
-                    effects.frames.extend_from_within(documents..all.end);
-                    own.start..effects.frames.len()
-                } else if connection.out.is_empty() {
-                    all.clone()
-                } else {
-                    let own = own_range(connection, effects).0;
-                    effects.frames.extend_from_within(all.clone());
-                    own.start..effects.frames.len()
-                };
-                send(
-                    connection,
-                    id,
-                    range,
-                    control,
-                    now,
-                    effects,
-                    &mut self.stats,
-                );
-            }
+            let mut teller = Teller {
+                now,
+                connections: &mut self.connections,
+                wanting: &mut self.wanting,
+                own_copies_left: &mut self.own_copies_left,
+                stats: &mut self.stats,
+            };
+            let group = &spread.groups[index];
+            let apart = WroteOrHeard {
+                group,
+                window: &spread.window,
+                marks: &room.marks,
+            };
+            let behind = teller.tell(&group.sessions, &delivery, &apart, effects);
             let group = &mut spread.groups[index];
             group.told = room.stream_offset;
             group.presence = room.presence.told();
