@@ -327,3 +327,35 @@ fn a_room_that_only_a_rotten_head_of_a_snapshot_named_is_told_of() {
     }
     assert_eq!(gone, 1, "the large room was in one snapshot alone");
 }
+
+#[test]
+fn a_log_that_cannot_be_read_is_not_begun_anew_when_its_manifest_is_lost() {
+    let sim = SimDisk::new();
+    let mut clients: Clients = [("room".to_owned(), Client::new(1))].into();
+    let mut host = open(&sim).unwrap();
+    edit(&mut host, &mut clients, 3, 1);
+    host.run_for(100 * MS);
+    drop(host);
+    let newest = Path::new("/data/gen-0001/shard-000/manifest-b");
+    let manifest = sim.bytes(newest).unwrap();
+    // The older slot says that the log has not been made.
+    Disk::remove(&sim, newest).unwrap();
+    let mut tried = 0;
+    for (path, offset) in places(&sim) {
+        if path.extension().is_none_or(|e| e != "wal") {
+            continue;
+        }
+        tried += 1;
+        let sim = sim.fork();
+        sim.spoil(&path, offset..offset + 512, ReadFault::Lasting);
+        let when = format!("{} at {offset}", path.display());
+        match open(&sim).map(drop) {
+            Err(OpenError::Io { error, .. }) => assert_eq!(error.to_string(), EIO, "{when}"),
+            other => panic!("{when}: {other:?}"),
+        }
+        sim.heal();
+        sim.write_at(newest, 0, &manifest).unwrap();
+        all_there(&mut [open(&sim).unwrap()], &clients, &when);
+    }
+    assert!(tried > 3);
+}
