@@ -359,3 +359,40 @@ fn a_log_that_cannot_be_read_is_not_begun_anew_when_its_manifest_is_lost() {
     }
     assert!(tried > 3);
 }
+
+/// The log could do without it; but what is passed over would have to be taken for torn.
+#[test]
+fn a_snapshot_that_no_manifest_lists_and_that_cannot_be_read_is_not_taken_for_a_torn_one() {
+    let (sim, mut clients) = store();
+    let mut host = open_as(&sim, 1, &unlisted()).unwrap().remove(0);
+    let before = sim.files();
+    let mut large = clients.split_off("large");
+    clients.append(&mut large.split_off("room 0"));
+    edit(&mut host, &mut large, 1, 7);
+    host.run_for(1000 * MS);
+    assert_eq!(
+        host.engine.stats().snapshots_stored,
+        2,
+        "and that of room 2"
+    );
+    drop(host);
+    clients.append(&mut large);
+    let mut refused = 0;
+    for (path, offset) in places(&sim) {
+        let listed = before.get(&path).map_or(0, Vec::len) as u64;
+        if path.extension().is_none_or(|e| e != "snap") || offset < listed {
+            continue;
+        }
+        let sim = sim.fork();
+        sim.spoil(&path, offset..offset + 512, ReadFault::Lasting);
+        let when = format!("{} at {offset}", path.display());
+        match open(&sim).map(drop) {
+            Err(OpenError::Io { error, .. }) => assert_eq!(error.to_string(), EIO, "{when}"),
+            other => panic!("{when}: {other:?}"),
+        }
+        sim.heal();
+        all_there(&mut [open(&sim).unwrap()], &clients, &when);
+        refused += 1;
+    }
+    assert!(refused > 5, "{refused}");
+}
