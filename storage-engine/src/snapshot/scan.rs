@@ -93,9 +93,13 @@ pub(crate) fn scan(
         let found = format::decode_entry(dir, id, offset, window.bytes(offset, HEAD_BYTES_MAX));
         // An entry's head has a checksum. Anything else may be what zeros in the place of what could
         // not be read look like.
-        if !matches!(found, Ok(Found::Entry(..))) {
-            let head = offset..offset + HEAD_BYTES_MAX as u64;
-            window.known(head).map_err(io_error)?;
+        let looked_at = match &found {
+            Ok(Found::Entry(..)) => None,
+            Ok(Found::Padding) => Some(BLOCK_BYTES as u64 - offset % BLOCK_BYTES as u64),
+            Err(_) => Some(HEAD_BYTES_MAX as u64),
+        };
+        if let Some(bytes) = looked_at {
+            window.known(offset..offset + bytes).map_err(io_error)?;
         }
         let vouched = offset < durable_bytes;
         let why = match found {
