@@ -363,6 +363,16 @@ mod tests {
     use crate::shard::ConnId;
 
     #[test]
+    fn a_shard_waits_for_answers_as_the_configuration_says() {
+        let mut config = Config::default();
+        config.limits.authenticate_timeout_ms = 1234;
+        config.limits.authenticating_max = 10;
+        let limits = shard_config(&config, ShardId(0), 4).limits;
+        assert_eq!(limits.authenticate_timeout, Duration::from_millis(1234));
+        assert_eq!(limits.authenticating_max, 3, "its part, rounded up");
+    }
+
+    #[test]
     fn a_shard_tells_its_heartbeat_which_room_it_goes_into() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::default();

@@ -49,6 +49,7 @@ describe('identity', { concurrency: false, skip: OURS_ONLY }, () => {
     const lost = await refusal('/room?token=lost')
     assert.equal(lost.status, 503)
     assert.equal(lost.headers['retry-after'], '1')
+    assert.match(lost.text, /could not be found out who you are/, 'at once, not when its time is over')
   })
 
   for (const version of VERSIONS) {

@@ -3,7 +3,7 @@
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -16,10 +16,7 @@ use std::sync::Arc;
 /// is a sentence.
 pub fn only(file: &Path) -> Result<ClientConfig, String> {
     let first = read(file)?.swap_remove(0);
-    config(|provider| Trust {
-        provider,
-        who: Who::This(first),
-    })
+    config(Who::This(first))
 }
 
 /// Trusts certificates that lead to one in this file and are of today. The error is a sentence.
@@ -31,10 +28,7 @@ pub fn signed_by(file: &Path) -> Result<ClientConfig, String> {
             format!("{file}: holds a certificate that is no root: {error}")
         })?;
     }
-    config(|provider| Trust {
-        provider,
-        who: Who::SignedBy(roots),
-    })
+    config(Who::SignedBy(roots))
 }
 
 fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -48,13 +42,14 @@ fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn config(trust: impl FnOnce(Arc<CryptoProvider>) -> Trust) -> Result<ClientConfig, String> {
+fn config(who: Who) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
+    let algorithms = provider.signature_verification_algorithms;
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(trust(provider)))
+        .with_custom_certificate_verifier(Arc::new(Trust { algorithms, who }))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
@@ -62,7 +57,7 @@ fn config(trust: impl FnOnce(Arc<CryptoProvider>) -> Trust) -> Result<ClientConf
 
 #[derive(Debug)]
 struct Trust {
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
     who: Who,
 }
 
@@ -91,7 +86,7 @@ impl ServerCertVerifier for Trust {
                 roots,
                 intermediates,
                 now,
-                self.provider.signature_verification_algorithms.all,
+                self.algorithms.all,
             )?,
         }
         Ok(ServerCertVerified::assertion())
@@ -103,8 +98,7 @@ impl ServerCertVerifier for Trust {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, signed, algorithms)
+        verify_tls12_signature(message, cert, signed, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -113,13 +107,10 @@ impl ServerCertVerifier for Trust {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, signed, algorithms)
+        verify_tls13_signature(message, cert, signed, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

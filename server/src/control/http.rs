@@ -187,6 +187,8 @@ async fn detail(state: &State) -> Response<Full<Bytes>> {
                 "commit_us_p99": s.commit_ns.value_at_quantile(0.99) / 1000,
                 "log_segments": s.engine.log_segments,
                 "core_busy_share": metrics::busy_share(s),
+                "turn_us_p99": s.runtime.turn_ns.value_at_quantile(0.99) / 1000,
+                "turn_us_max": s.runtime.turn_ns.max() / 1000,
             }),
         })
         .collect();

@@ -17,6 +17,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) const CERTIFICATE_EXPIRY: &str = "collabblocks_tls_certificate_expiry_timestamp_seconds";
 
 /// Upper bounds of the commit histogram, in seconds.
+const TURN_BUCKETS_S: &[f64] = &[0.000_1, 0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 const COMMIT_BUCKETS_S: &[f64] = &[
     0.000_1,
     0.000_25,
@@ -223,6 +224,9 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("wal_segments", "Segments of the log in use", |s| {
         s.engine.log_segments as f64
     }),
+    ("turn_seconds_max", "The longest turn since start", |s| {
+        s.runtime.turn_ns.max() as f64 / 1e9
+    }),
     (
         "core_busy_share",
         "Share of time the core's loop was not waiting, since start",
@@ -240,6 +244,13 @@ struct Distribution {
 }
 
 const DISTRIBUTIONS: &[Distribution] = &[
+    Distribution {
+        name: "collabblocks_turn_seconds",
+        help: "Time that the core took for a turn of events, before its sends",
+        bounds: TURN_BUCKETS_S,
+        unit: 1e-9,
+        read: |stats| &stats.runtime.turn_ns,
+    },
     Distribution {
         name: "collabblocks_wal_commit_seconds",
         help: "Time from handing a batch to the disk until it was durable",

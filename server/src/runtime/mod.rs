@@ -156,11 +156,13 @@ impl<C: Core> Seat<C> {
     }
 
     /// Ends the turn, if there was one.
-    pub fn end_turn(&mut self) {
+    pub fn end_turn(&mut self, stats: &mut RuntimeStats) {
         if self.fed {
+            let began = self.now;
             self.now = clock();
             self.feed(Event::TurnEnd);
             self.fed = false;
+            stats.turn_ns.saturating_record(clock().0 - began.0);
         }
     }
 }

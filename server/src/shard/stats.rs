@@ -4,8 +4,15 @@ use collabblocks_storage_engine::EngineStats;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
+/// The longest time that a histogram tells apart, 100 s.
+const NS_MAX: u64 = 100_000_000_000;
+
+fn histogram(high: u64) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, high, 2).expect("constant bounds are valid")
+}
+
 /// Counted by the runtime.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RuntimeStats {
     /// Nanoseconds this core's loop was not waiting.
     pub busy_ns: u64,
@@ -13,6 +20,8 @@ pub struct RuntimeStats {
     pub elapsed_ns: u64,
     /// Turns of the loop.
     pub turns: u64,
+    /// Nanoseconds from the first event of a turn until all of it was handled, but for its sends.
+    pub turn_ns: Histogram<u64>,
     /// Events that found no room in a mailbox.
     pub mailbox_full: u64,
     /// Connections that were refused before anything of theirs reached the shard: by the PROXY
@@ -30,6 +39,25 @@ pub struct RuntimeStats {
     pub bytes_sent: u64,
     /// Batches of the log that were given to a thread as well, as the ring took long.
     pub hedged_writes: u64,
+}
+
+impl Default for RuntimeStats {
+    fn default() -> Self {
+        Self {
+            busy_ns: 0,
+            elapsed_ns: 0,
+            turns: 0,
+            turn_ns: histogram(NS_MAX),
+            mailbox_full: 0,
+            fronts_refused: 0,
+            tls_handshakes: 0,
+            tls_resumed: 0,
+            accept_errors: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+            hedged_writes: 0,
+        }
+    }
 }
 
 /// All figures of a shard.
@@ -91,8 +119,6 @@ pub struct Stats {
 
 impl Default for Stats {
     fn default() -> Self {
-        let histogram =
-            |high| Histogram::new_with_bounds(1, high, 2).expect("constant bounds are valid");
         Self {
             runtime: RuntimeStats::default(),
             engine: EngineStats::default(),
@@ -118,7 +144,7 @@ impl Default for Stats {
             answer_bytes: 0,
             answers_waiting: 0,
             refused: BTreeMap::new(),
-            commit_ns: histogram(100_000_000_000),
+            commit_ns: histogram(NS_MAX),
             batch_bytes: histogram(1 << 30),
         }
     }

@@ -3,8 +3,8 @@
 use crate::limits;
 use crate::rig::{Replica, Rig, awareness, config, sync};
 use collabblocks_server::shard::{
-    Access, Claims, ConnId, ControlReply, ControlRequest, Event, Mail, SessionLimits, ShardConfig,
-    ShardId,
+    Access, Claims, ConnId, ControlReply, ControlRequest, Event, Instant, Mail, SessionLimits,
+    ShardConfig, ShardId,
 };
 use collabblocks_storage_engine::home_shard;
 use collabblocks_wal::Disk;
@@ -55,6 +55,26 @@ impl Two {
             letters: 0,
             letter_bytes: 0,
         }
+    }
+
+    /// Shards that ask who their clients are.
+    fn asking() -> Self {
+        Self::made(|id| ShardConfig {
+            authenticates: true,
+            ..config(false, hot_limits(), id, 2)
+        })
+    }
+
+    /// A client of the room that was let in.
+    fn open_as(&mut self, shard: usize, claims: Claims) -> ConnId {
+        let rig = &mut self.shards[shard];
+        let conn = rig.open_without_turn(&self.room);
+        rig.turn();
+        let verdict = Ok(claims);
+        rig.feed(Event::Authenticated { conn, verdict });
+        self.turn(shard);
+        self.shards[shard].skip_head(conn);
+        conn
     }
 
     /// The room, hot, with two sessions at home and one away; all have been greeted.
@@ -448,29 +468,15 @@ fn who_is_refused_far_away_is_told_why_and_hears_nothing_more() {
 
 #[test]
 fn a_read_only_session_away_hears_all_and_writes_nothing() {
-    let mut two = Two::made(|id| ShardConfig {
-        authenticates: true,
-        ..config(false, hot_limits(), id, 2)
-    });
-    let open = |two: &mut Two, shard: usize, access: Access| {
-        let room = two.room.clone();
-        let rig = &mut two.shards[shard];
-        let conn = rig.open_without_turn(&room);
-        rig.turn();
-        let claims = Claims {
-            access,
-            ..Claims::default()
-        };
-        let verdict = Ok(claims);
-        rig.feed(Event::Authenticated { conn, verdict });
-        two.turn(shard);
-        two.shards[shard].skip_head(conn);
-        conn
+    let mut two = Two::asking();
+    let writer = two.open_as(0, Claims::default());
+    two.open_as(0, Claims::default());
+    let read_only = Claims {
+        access: Access::ReadOnly,
+        ..Claims::default()
     };
-    let writer = open(&mut two, 0, Access::ReadWrite);
-    open(&mut two, 0, Access::ReadWrite);
-    let reader = open(&mut two, 1, Access::ReadOnly);
-    let away = open(&mut two, 1, Access::ReadWrite);
+    let reader = two.open_as(1, read_only);
+    let away = two.open_as(1, Claims::default());
     two.settle();
     assert_eq!(
         two.shards[0].handed_off.len() + two.shards[1].handed_off.len(),
@@ -511,4 +517,26 @@ fn a_read_only_session_away_hears_all_and_writes_nothing() {
         2,
         "an update, and who is there"
     );
+}
+
+#[test]
+fn access_to_a_hot_room_ends_away_too() {
+    let mut two = Two::asking();
+    two.open_as(0, Claims::default());
+    two.open_as(0, Claims::default());
+    let brief = Claims {
+        expires_at: Some(Instant(two.shards[1].now + 2_000_000_000)),
+        ..Claims::default()
+    };
+    let ends = two.open_as(1, brief);
+    let stays = two.open_as(1, Claims::default());
+    two.settle();
+    assert!(two.shards[1].handed_off.is_empty(), "they are there");
+    two.shards[1].pass(Duration::from_millis(1900));
+    two.settle();
+    assert!(!two.shards[1].closed.contains(&ends));
+    two.shards[1].pass(Duration::from_millis(1200));
+    two.settle();
+    assert_eq!(two.shards[1].close_code(ends), Some(4401));
+    assert!(!two.shards[1].closed.contains(&stays));
 }

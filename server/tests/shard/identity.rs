@@ -3,8 +3,8 @@
 use crate::limits;
 use crate::rig::{Replica, Rig, awareness, config, frame, sync, upgrade};
 use collabblocks_server::shard::{
-    Access, Claims, ConnId, ControlRequest, Denied, Event, Instant, SessionLimits, ShardConfig,
-    ShardId, Verdict,
+    Access, Claims, ConnId, ControlRequest, Denied, Event, Instant, Request, SessionLimits,
+    ShardConfig, ShardId, Verdict,
 };
 use collabblocks_storage_engine::home_shard;
 use collabblocks_wal::Disk;
@@ -99,6 +99,30 @@ fn the_token_of_a_header_will_do() {
 }
 
 #[test]
+fn a_token_is_the_parameter_or_else_that_of_a_bearer() {
+    let token = |target: &str, authorization: &str| {
+        let head = String::from_utf8(upgrade(target)).unwrap();
+        let more = format!("\r\nAuthorization: {authorization}\r\n\r\n");
+        let request = Request {
+            room: "room".into(),
+            peer: crate::rig::PEER,
+            certificate: None,
+            head: head.replace("\r\n\r\n", &more).into_bytes().into(),
+        };
+        request.token()
+    };
+    for (target, authorization, wanted) in [
+        ("room?token=query", "Bearer header", Some("query")),
+        ("room?other=query", "Bearer header", Some("header")),
+        ("room", "Basic dXNlcjpwYXNz", None),
+        ("room", "Bearer", None),
+    ] {
+        let found = token(target, authorization);
+        assert_eq!(found.as_deref(), wanted, "{target} {authorization}");
+    }
+}
+
+#[test]
 fn who_is_denied_is_told_why_before_the_upgrade() {
     let why = || "show a token".into();
     for (denied, answer) in [
@@ -176,6 +200,33 @@ fn a_client_that_left_counts_until_its_answer_comes() {
     rig.answer(gone, may(Access::ReadWrite));
     assert_eq!(rig.stats().rooms, 0);
     rig.open_as("room", may(Access::ReadWrite));
+}
+
+#[test]
+fn an_answer_about_a_client_that_left_is_none_about_the_next_in_its_place() {
+    let mut rig = asking(limits(), 0, 1);
+    let [gone, next] = [1, 2].map(|generation| ConnId {
+        slot: 9,
+        generation,
+    });
+    let peer = crate::rig::PEER;
+    for conn in [gone, next] {
+        rig.feed(Event::Accepted { conn, peer });
+        rig.raw(conn, upgrade("room"));
+        rig.turn();
+        if conn == gone {
+            rig.feed(Event::Closed { conn });
+            rig.turn();
+        }
+    }
+    rig.answer(gone, may(Access::ReadWrite));
+    assert!(rig.bytes(next).is_empty(), "it waits on");
+    assert_eq!(rig.stats().authenticating, 1);
+    rig.answer(next, may(Access::ReadOnly));
+    rig.skip_head(next);
+    rig.say(next, &[&sync(2, &Replica::new(1).write("x"))]);
+    rig.turn();
+    assert_eq!(rig.stats().refused["read_only"], 1);
 }
 
 #[test]

@@ -8,6 +8,9 @@ use collabblocks_server::shard::{Access, Claims, ConnId, Denied, Instant, Reques
 use std::ops::Range;
 use std::time::Duration;
 
+/// How late a shard may be to close whose time is over: a second, and the lateness of the turns in it.
+const LATE_NS_MAX: u64 = 1100 * MILLISECOND;
+
 /// How clients are authenticated in a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
@@ -54,6 +57,11 @@ impl World {
             true => 0..20 * MILLISECOND,
             false => door.delay,
         };
+        if let Some(state) = self.nodes[shard].live(conn) {
+            let link = self.links.get_mut(&state.link);
+            link.expect("a link stays while its server end lives")
+                .asked_at = Some(self.now);
+        }
         let client = request.token().and_then(|token| token.parse().ok());
         let at = self.now + self.rng.range(delay);
         self.at(at, Action::Answer(self.process, shard, conn, client));
@@ -87,5 +95,50 @@ impl World {
             }
             Some(_) => Ok(claims),
         }
+    }
+
+    /// An answer comes to a shard; the connection is known from now on by what it is.
+    pub fn let_in(&mut self, shard: usize, conn: ConnId, verdict: &Verdict) {
+        let Some(state) = self.nodes[shard].live(conn) else {
+            return self.saw("asked and gone");
+        };
+        let link = self.links.get_mut(&state.link);
+        let link = link.expect("a link stays while its server end lives");
+        link.asked_at = None;
+        if let Ok(claims) = verdict {
+            link.access_ends = claims.expires_at.map(|at| at.0);
+        }
+    }
+
+    /// Neither whose access has ended nor who waits for an answer is there for long.
+    pub fn check_access(&mut self, shard: usize) {
+        let (clock, now) = (self.clock(), self.now);
+        let patience = self.plan.limits.authenticate_timeout.as_nanos() as u64 + LATE_NS_MAX;
+        for (id, conn) in self.nodes[shard].conns().filter(|(_, conn)| conn.live) {
+            let link = self.links.get_mut(&conn.link);
+            let link = link.expect("a link stays while its server end lives");
+            assert!(
+                link.asked_at.is_none() || !conn.read_on,
+                "{id:?} on shard {shard} is read while it waits to be let in"
+            );
+            let waits = link.asked_at.map_or(0, |at| now - at);
+            assert!(
+                waits <= patience,
+                "{id:?} on shard {shard} waits to be let in for {waits} ns"
+            );
+            if link.access_ends.is_some_and(|ends| ends <= clock) {
+                let over = now - *link.expired_at.get_or_insert(now);
+                assert!(
+                    over <= LATE_NS_MAX,
+                    "the access of {id:?} on shard {shard} ended {over} ns ago"
+                );
+            }
+        }
+    }
+
+    /// Whether a client was let in for a while only, and is still there.
+    pub fn stays_briefly(&self, link: Option<u64>) -> bool {
+        let link = link.and_then(|link| self.links.get(&link));
+        link.is_some_and(|link| link.access_ends.is_some())
     }
 }

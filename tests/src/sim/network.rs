@@ -129,4 +129,10 @@ pub(crate) struct Link {
     /// It was reset.
     pub reset: bool,
     pub latency: Range<u64>,
+    /// Since when a shard waits to be told whose it is.
+    pub asked_at: Option<u64>,
+    /// When the access that it was let in with ends, by the server's clock.
+    pub access_ends: Option<u64>,
+    /// When a shard had it in a turn after that for the first time.
+    pub expired_at: Option<u64>,
 }

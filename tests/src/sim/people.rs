@@ -69,6 +69,9 @@ impl World {
                 silent: false,
                 reset: false,
                 latency: self.plan.latency.clone(),
+                asked_at: None,
+                access_ends: None,
+                expired_at: None,
             },
         );
         let client = &mut self.clients[index];

@@ -210,6 +210,9 @@ impl World {
                     client.id, client.phase
                 ));
             }
+            if self.stays_briefly(client.link) {
+                return Some(format!("the access of client {} has yet to end", client.id));
+            }
             if client.document.waits() {
                 return Some(format!(
                     "client {} lacks what an update builds on",

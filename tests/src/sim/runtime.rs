@@ -84,6 +84,7 @@ impl World {
             self.turn_by(shard, at.max(self.now + MICROSECOND));
         }
         self.check_node(shard);
+        self.check_access(shard);
         self.look_at_process();
     }
 
@@ -183,9 +184,7 @@ impl World {
                 }
             }
             Input::Authenticated(conn, verdict) => {
-                if self.nodes[shard].live(conn).is_none() {
-                    self.saw("asked and gone");
-                }
+                self.let_in(shard, conn, &verdict);
                 self.feed(shard, Event::Authenticated { conn, verdict });
             }
             Input::LogWritten(job, result) => {

@@ -101,7 +101,7 @@ impl<C: Core> Turn<C> {
         // The core may have something to do before anything happens, such as setting its timer.
         self.seat.fed = true;
         loop {
-            self.seat.end_turn();
+            self.seat.end_turn(&mut self.stats);
             self.carry_out();
             if let Some(why) = self.fatal.take() {
                 return Err(why);

@@ -165,7 +165,7 @@ impl<C: Core> Ring<C> {
 
     fn run(&mut self) -> io::Result<()> {
         loop {
-            self.seat.end_turn();
+            self.seat.end_turn(&mut self.stats);
             self.carry_out()?;
             let ends = self.fatal.is_some() || self.ports.wake.stopped();
             if !ends && self.may_wait()? {
