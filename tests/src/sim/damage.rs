@@ -110,17 +110,22 @@ impl World {
         self.saw("rotten");
     }
 
-    /// From now on a sector of some file cannot be read; what it holds stays.
+    /// From now on a sector of some file that holds something cannot be read; what it holds stays.
     pub fn spoil(&mut self) {
-        let files: Vec<(PathBuf, usize)> = (self.disk.files().into_iter())
-            .filter(|(_, bytes)| !bytes.is_empty())
-            .map(|(path, bytes)| (path, bytes.len()))
-            .collect();
+        let mut files = Vec::new();
+        for (path, bytes) in self.disk.files() {
+            let sectors = bytes.chunks(SECTOR as usize).zip(0..);
+            let written = sectors.filter(|(sector, _)| sector.iter().any(|byte| *byte != 0));
+            let written: Vec<u64> = written.map(|(_, number)| number * SECTOR).collect();
+            if !written.is_empty() {
+                files.push((path, written));
+            }
+        }
         if files.is_empty() {
             return;
         }
-        let (path, len) = self.rng.pick(&files).clone();
-        let sector = self.rng.range(0..len as u64) / SECTOR * SECTOR;
+        let (path, written) = self.rng.pick(&files).clone();
+        let sector = *self.rng.pick(&written);
         self.disk
             .spoil(&path, sector..sector + SECTOR, ReadFault::Lasting);
         self.log.note(
