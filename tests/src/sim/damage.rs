@@ -112,20 +112,16 @@ impl World {
 
     /// From now on a sector of some file that holds something cannot be read; what it holds stays.
     pub fn spoil(&mut self) {
-        let mut files = Vec::new();
+        let mut written = Vec::new();
         for (path, bytes) in self.disk.files() {
             let sectors = bytes.chunks(SECTOR as usize).zip(0..);
-            let written = sectors.filter(|(sector, _)| sector.iter().any(|byte| *byte != 0));
-            let written: Vec<u64> = written.map(|(_, number)| number * SECTOR).collect();
-            if !written.is_empty() {
-                files.push((path, written));
-            }
+            let held = sectors.filter(|(sector, _)| sector.iter().any(|byte| *byte != 0));
+            written.extend(held.map(|(_, number)| (path.clone(), number * SECTOR)));
         }
-        if files.is_empty() {
+        if written.is_empty() {
             return;
         }
-        let (path, written) = self.rng.pick(&files).clone();
-        let sector = *self.rng.pick(&written);
+        let (path, sector) = self.rng.pick(&written).clone();
         self.disk
             .spoil(&path, sector..sector + SECTOR, ReadFault::Lasting);
         self.log.note(
