@@ -19,6 +19,7 @@ mod job;
 mod manifest;
 mod open;
 mod paths;
+mod pieces;
 mod rebuild;
 mod rehome;
 mod replay;
