@@ -1,0 +1,89 @@
+// Large updates and large documents: other rooms go on meanwhile, and how long the core took for its
+// longest turn is printed. With COLLABBLOCKS_LONG=1 larger ones, too.
+import assert from 'node:assert/strict'
+import { rm } from 'node:fs/promises'
+import { describe, test } from 'node:test'
+import * as Y from 'yjs'
+import { snapshot } from './lib/ledger.mjs'
+import { SyncClient } from './lib/raw.mjs'
+import { assertHealthy, metric, OURS_ONLY, startServer, tempDir } from './lib/server.mjs'
+import { until } from './lib/until.mjs'
+import { write } from './lib/writing.mjs'
+
+const LONG = process.env.COLLABBLOCKS_LONG === '1'
+const SYNCED_MS_MAX = 60_000
+
+function made(build) {
+  const doc = new Y.Doc()
+  doc.transact(() => build(doc))
+  return Y.encodeStateAsUpdate(doc)
+}
+
+const text = (bytes) => made((doc) => doc.getText('t').insert(0, 'x'.repeat(bytes)))
+/** Each character is a struct of its own. */
+const backwards = (count) =>
+  made((doc) => {
+    const content = doc.getText('t')
+    for (let i = 0; i < count; i++) content.insert(0, 'a')
+  })
+const map = (count) =>
+  made((doc) => {
+    const content = doc.getMap('m')
+    for (let i = 0; i < count; i++) content.set(`key ${i}`, i)
+  })
+
+async function opened(server) {
+  const client = new SyncClient(server.ws, 'large')
+  await client.opened
+  await until('the large room to be synced', () => client.caughtUp || client.closed, SYNCED_MS_MAX)
+  assert.equal(client.closed, null)
+  return client
+}
+
+const longestMs = async (server) => ((await metric(server, 'collabblocks_turn_seconds_max')) * 1000).toFixed(1)
+
+describe('large work on a document', { skip: OURS_ONLY }, () => {
+  for (const [what, build] of [
+    ['20 MB of text', () => text(20e6)],
+    ['100,000 characters, one by one', () => backwards(1e5)],
+    ...(LONG
+      ? [
+          ['31 MB of text', () => text(31e6)],
+          ['900,000 characters, one by one', () => backwards(9e5)],
+          ['a map of 300,000 keys', () => map(3e5)],
+        ]
+      : []),
+  ]) {
+    test(what, { timeout: 180_000 }, async (t) => {
+      const update = build()
+      const data = await tempDir('large')
+      let server = await startServer({ data, cores: 1 })
+      t.after(async () => {
+        await server.stop()
+        await rm(data, { recursive: true, force: true })
+      })
+      const author = await opened(server)
+      Y.applyUpdate(author.doc, update)
+      // Another room is served before the update is acknowledged, or after: it makes no difference to it.
+      await write(server, 'other', 'meanwhile ')
+      await until('the update to be acknowledged', () => author.durable || author.closed, SYNCED_MS_MAX)
+      assert.equal(author.closed, null)
+      const applied = await longestMs(server)
+      const joiner = await opened(server)
+      assert.equal(snapshot(joiner.doc), snapshot(author.doc))
+      const joined = await longestMs(server)
+      joiner.destroy()
+      author.destroy()
+      await server.terminate()
+      server = await startServer({ data, cores: 1 })
+      const again = await opened(server)
+      assert.equal(snapshot(again.doc), snapshot(author.doc))
+      t.diagnostic(
+        `${(update.length / 1e6).toFixed(1)} MB, longest turn in ms: applied ${applied}, joined ${joined}; ` +
+          `opened and joined after a restart ${await longestMs(server)}`,
+      )
+      again.destroy()
+      await assertHealthy(server)
+    })
+  }
+})
