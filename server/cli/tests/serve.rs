@@ -39,6 +39,8 @@ struct Server {
     child: Child,
     log: BufReader<ChildStderr>,
     address: String,
+    /// What was logged up to that.
+    begun: String,
 }
 
 impl Server {
@@ -59,6 +61,7 @@ impl Server {
             child,
             log,
             address: String::new(),
+            begun: String::new(),
         };
         while server.address.is_empty() {
             let mut line = String::new();
@@ -66,6 +69,7 @@ impl Server {
             assert!(read > 0, "the server ended");
             let event: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON");
             server.address = event["address"].as_str().unwrap_or_default().into();
+            server.begun += &line;
         }
         server
     }
@@ -80,13 +84,18 @@ impl Server {
         }
     }
 
-    fn stop(mut self) -> Option<i32> {
+    fn stop(self) -> Option<i32> {
+        self.stop_and_log().0
+    }
+
+    /// Its exit code, and what it logged from here on.
+    fn stop_and_log(mut self) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
         let kill = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
         assert!(kill.success());
         let mut rest = String::new();
         while self.log.read_line(&mut rest).unwrap() > 0 {}
-        self.child.wait().unwrap().code()
+        (self.child.wait().unwrap().code(), rest)
     }
 }
 
@@ -128,6 +137,25 @@ fn a_server_is_started_asked_and_stopped() {
             && verdict.contains("closed in order\nshard 0: 0 rooms, 0 with a snapshot"),
         "{verdict}"
     );
+}
+
+#[test]
+fn what_is_logged_reads_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--access", "open"]);
+    let told = "everyone who reaches the port may read and write all rooms";
+    assert_eq!(server.begun.matches(told).count(), 1, "{}", server.begun);
+    // What is new did not end badly.
+    assert!(server.begun.contains("shard opened"), "{}", server.begun);
+    assert!(server.begun.contains("\"clean\":true"), "{}", server.begun);
+    let (code, log) = server.stop_and_log();
+    assert_eq!(code, Some(0));
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("stopped"), "{log}");
+
+    let server = Server::start(dir.path());
+    assert!(!server.begun.contains(told), "{}", server.begun);
+    assert_eq!(server.stop(), Some(0));
 }
 
 /// A certificate for `name`, its key, and the root that signed it, as files in `dir`.
