@@ -436,6 +436,40 @@ mod tests {
     }
 
     #[test]
+    fn whoever_holds_the_sender_ends_it() {
+        type End = fn(watch::Sender<bool>);
+        let ends: [End; 2] = [|stop| stop.send(true).unwrap(), drop];
+        for end in ends {
+            let dir = tempfile::tempdir().unwrap();
+            let flags = vec![
+                ("data", dir.path().display().to_string()),
+                ("listen", "127.0.0.1:0".into()),
+                ("cores", "1".into()),
+                ("snapshots.disk_reserve_bytes", "0".into()),
+                ("limits.update_bytes_max", "262144".into()),
+                ("wal.segment_bytes", "1048576".into()),
+            ];
+            let effective = config::load(&config::Inputs {
+                flags,
+                ..config::Inputs::default()
+            })
+            .unwrap();
+            let prepared = crate::preflight::prepare(&effective).unwrap();
+            let (stop, stopped) = watch::channel(false);
+            let (heard, listening) = std::sync::mpsc::channel();
+            let serving = std::thread::spawn(move || {
+                serve_until(effective.config, prepared, stopped, |addresses| {
+                    heard.send(addresses.to_vec()).unwrap();
+                })
+            });
+            let address = listening.recv().unwrap()[0];
+            std::net::TcpStream::connect(address).unwrap();
+            end(stop);
+            serving.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
     fn a_shard_waits_for_answers_as_the_configuration_says() {
         let mut config = Config::default();
         config.limits.authenticate_timeout_ms = 1234;
