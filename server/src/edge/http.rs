@@ -270,6 +270,8 @@ mod tests {
         assert!(with("http://example.org:8080").origin_allowed(none, false));
         assert!(!with("http://example.org:8080").origin_allowed(none, true));
         assert!(!with("http://example.org").origin_allowed(none, false));
+        // A page of this machine is not of this host and port.
+        assert!(!with("http://localhost:5173").origin_allowed(none, false));
         assert!(!with("null").origin_allowed(none, false));
         assert!(with("https://app.example").origin_allowed(&["https://app.example".into()], false));
     }
