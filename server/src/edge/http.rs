@@ -132,7 +132,8 @@ fn list_has(value: &str, token: &str) -> bool {
         .any(|v| v.trim().eq_ignore_ascii_case(token))
 }
 
-fn is_reserved(path: &str) -> bool {
+/// Whether the path is one of [`RESERVED`], or below one.
+pub(crate) fn is_reserved(path: &str) -> bool {
     RESERVED.iter().any(|r| {
         path.strip_prefix(r)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
