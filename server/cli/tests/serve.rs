@@ -133,8 +133,8 @@ fn a_server_is_started_asked_and_stopped() {
     let (code, verdict, warning) = run(&["wal", "verify"], &data);
     assert_eq!((code, warning.as_str()), (Some(0), ""));
     assert!(
-        verdict.starts_with("shard 0: ok, 1 records")
-            && verdict.contains("closed in order\nshard 0: 0 rooms, 0 with a snapshot"),
+        verdict.starts_with("shard 0: ok, 1 record in ")
+            && verdict.contains("closed in order\nshard 0: 0 rooms, 0 snapshots: nothing to read"),
         "{verdict}"
     );
 }
@@ -210,6 +210,9 @@ fn health_asks_over_tls_and_trusts_nobody_else() {
     };
     let (code, errors) = health(&tls);
     assert_eq!(code, Some(0), "{errors}");
+    // The key is the server's own.
+    let (code, errors) = health(&tls[..2]);
+    assert_eq!(code, Some(0), "{errors}");
     let (code, errors) = health(&[&tls[..], &["--ca-file", &own.root]].concat());
     assert_eq!(code, Some(0), "{errors}");
 
@@ -253,6 +256,16 @@ fn an_expired_certificate_is_told_and_stops_no_start() {
     let new = certificate_until(dir.path(), "new.example", 3000);
     let tls = ["--tls-certificate", &old.pem, "--tls-key", &old.key];
     let data = dir.path().join("data");
+    // The file of a configuration is good if its certificate's files are.
+    let missing = ["--tls-certificate", &old.pem, "--tls-key", "/nowhere.pem"];
+    for (files, code) in [(tls, 0), (missing, 78)] {
+        let mut command = collabblocks();
+        let output = command.args(["config", "check"]).args(files).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).contains("tls.key: /nowhere.pem");
+        assert_eq!(told, code != 0, "{output:?}");
+    }
     let check = || {
         let mut command = collabblocks();
         command.args(["check", "--json", "--data"]).arg(&data);
