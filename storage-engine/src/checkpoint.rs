@@ -6,6 +6,7 @@
 use crate::commit::{Closing, Deadline};
 use crate::config::{Nanos, RoomId};
 use crate::engine::{Engine, nanos};
+use crate::guard::Refusal;
 use crate::job::Work;
 use crate::manifest::Manifest;
 use crate::rooms::{DocState, Snapshotting};
@@ -223,24 +224,38 @@ impl Engine {
     }
 
     fn encode(&mut self, now: Nanos, id: RoomId) {
-        let covers = self.log.appended_lsn();
+        let apart = self.encodes_apart(id);
         let Some(room) = self.rooms.get_mut(id) else {
             return;
         };
         room.snapshot_queued = false;
-        let (DocState::Ready(doc), Some(key), Some(_)) = (&mut room.doc, room.key, room.pin) else {
+        // It may have been queued again while a job encoded it.
+        if room.snapshotting.is_some() {
+            return;
+        }
+        let (DocState::Ready(doc), Some(_), Some(_)) = (&mut room.doc, room.key, room.pin) else {
             return;
         };
-        let state = (self.watched).within(id, &room.name, || doc.encode_state());
-        let Ok(state) = state else {
-            if doc.poisoned() {
-                let bytes = doc.memory_estimate();
-                self.stop_evicting(now, id);
-                return self.quarantine(id, bytes);
-            }
+        let state = if apart {
+            let begun = self.state_apart(id);
+            return begun.expect("the document was looked at");
+        } else {
+            (self.watched).within(id, &room.name, || doc.encode_state())
+        };
+        if doc.poisoned() {
+            let bytes = doc.memory_estimate();
+            self.quarantine(id, bytes);
+        }
+        self.stage(now, id, state);
+    }
+
+    /// A room's state was encoded, or could not be. It holds all that was logged of the room.
+    pub(crate) fn stage(&mut self, now: Nanos, id: RoomId, state: Result<Vec<u8>, Refusal>) {
+        let covers = self.log.appended_lsn();
+        let room = self.rooms.get_mut(id).expect("it is being encoded");
+        let (Ok(state), DocState::Ready(doc), Some(key)) = (state, &room.doc, room.key) else {
             room.snapshot_retry_at = now.saturating_add(nanos(ROOM_RETRY));
-            self.stop_evicting(now, id);
-            return;
+            return self.stop_evicting(now, id);
         };
         let mut state_vector = Vec::new();
         doc.state_vector(&mut state_vector);

@@ -43,6 +43,9 @@ pub struct EngineConfig {
     pub snapshot_segment_bytes: u64,
     /// Share of live bytes below which a snapshot segment is compacted.
     pub snapshot_live_ratio_min: f64,
+    /// Bytes of an update from which on a job applies it; and a quarter of the bytes of a document
+    /// from which on a job encodes it.
+    pub apart_bytes_min: usize,
 }
 
 impl Default for EngineConfig {
@@ -59,6 +62,7 @@ impl Default for EngineConfig {
             disk_reserve_bytes: 256 << 20,
             snapshot_segment_bytes: 256 << 20,
             snapshot_live_ratio_min: 0.5,
+            apart_bytes_min: 64 << 10,
         }
     }
 }
@@ -84,6 +88,22 @@ pub enum Notice {
     RoomReady(RoomId),
     /// It could not be loaded; its sessions are closed with the reason and it is gone from memory.
     RoomFailed(RoomId, String),
+    /// What [`crate::Engine::apply_apart`] came to. Whether the room can be used again is told beside.
+    Applied {
+        /// The room.
+        room: RoomId,
+        /// The update.
+        update: Box<[u8]>,
+        /// How it was taken.
+        outcome: Result<Outcome, crate::Refusal>,
+    },
+    /// What [`crate::Engine::diff_apart`] came to.
+    Diff {
+        /// The room.
+        room: RoomId,
+        /// The update that was asked for, in parts that are to be applied in this order.
+        diff: Result<Vec<Vec<u8>>, crate::Refusal>,
+    },
 }
 
 /// Whether an attached room can be used at once.

@@ -26,7 +26,7 @@ pub(crate) fn nanos(duration: Duration) -> Nanos {
 }
 
 /// Why a room's document is not to be had.
-const NOT_READY: Refusal = Refusal::Unavailable("the room is being read from disk");
+pub(crate) const NOT_READY: Refusal = Refusal::Unavailable("the room is being read from disk");
 
 /// Bytes of a RoomCreated record beside the name, generously.
 const CREATED_BYTES: usize = 256;
@@ -73,44 +73,11 @@ impl Engine {
         update: &[u8],
         cut_gaps: bool,
     ) -> Result<Outcome, Refusal> {
-        if self.commit.closing != Closing::No {
-            return Err(Refusal::Unavailable("the server is shutting down"));
-        }
-        let room = self
-            .rooms
-            .get_mut(id)
-            .ok_or(Refusal::Unavailable("the room is gone"))?;
+        self.may_apply(id, update.len())?;
+        let room = self.rooms.get_mut(id).expect("looked at above");
         let DocState::Ready(doc) = &mut room.doc else {
-            return Err(NOT_READY);
+            unreachable!("looked at above")
         };
-        if self.space.short {
-            return Err(Refusal::Unavailable("the server's disk is nearly full"));
-        }
-        if room.name.len() > NAME_BYTES_MAX {
-            let (size, limit) = (room.name.len(), NAME_BYTES_MAX);
-            return Err(Refusal::TooLarge {
-                what: "bytes of the room's name",
-                size,
-                limit,
-            });
-        }
-        // What the log will not take must not change the document.
-        match self
-            .log
-            .can_take(update.len() + room.name.len() + CREATED_BYTES)
-        {
-            Ok(()) => {}
-            Err(AppendError::TooLarge { bytes, max }) => {
-                return Err(Refusal::TooLarge {
-                    what: "bytes of an update in the log",
-                    size: bytes,
-                    limit: max,
-                });
-            }
-            Err(AppendError::Full(_) | AppendError::Poisoned) => {
-                return Err(Refusal::Unavailable("the server's disk is behind"));
-            }
-        }
         let before = doc.memory_estimate();
         let limits = &self.config.limits;
         let work = || doc.apply(update, cut_gaps, limits);
@@ -125,10 +92,61 @@ impl Engine {
         };
         let wanted = doc.take_wanted();
         let after = doc.memory_estimate();
+        self.document_bytes = (self.document_bytes + after).saturating_sub(before);
+        self.log_applied(now, id, update, applied, wanted)
+    }
+
+    /// Whether a room could take an update of so many bytes now.
+    pub(crate) fn may_apply(&self, id: RoomId, bytes: usize) -> Result<(), Refusal> {
+        if self.commit.closing != Closing::No {
+            return Err(Refusal::Unavailable("the server is shutting down"));
+        }
+        let room = self
+            .rooms
+            .get(id)
+            .ok_or(Refusal::Unavailable("the room is gone"))?;
+        let DocState::Ready(_) = &room.doc else {
+            return Err(NOT_READY);
+        };
+        if self.space.short {
+            return Err(Refusal::Unavailable("the server's disk is nearly full"));
+        }
+        if room.name.len() > NAME_BYTES_MAX {
+            let (size, limit) = (room.name.len(), NAME_BYTES_MAX);
+            return Err(Refusal::TooLarge {
+                what: "bytes of the room's name",
+                size,
+                limit,
+            });
+        }
+        // What the log will not take must not change the document.
+        match self.log.can_take(bytes + room.name.len() + CREATED_BYTES) {
+            Ok(()) => Ok(()),
+            Err(AppendError::TooLarge { bytes, max }) => Err(Refusal::TooLarge {
+                what: "bytes of an update in the log",
+                size: bytes,
+                limit: max,
+            }),
+            Err(AppendError::Full(_) | AppendError::Poisoned) => {
+                Err(Refusal::Unavailable("the server's disk is behind"))
+            }
+        }
+    }
+
+    /// Logs what a room's document took.
+    pub(crate) fn log_applied(
+        &mut self,
+        now: Nanos,
+        id: RoomId,
+        update: &[u8],
+        applied: Applied,
+        wanted: Vec<(u64, u32)>,
+    ) -> Result<Outcome, Refusal> {
         let bytes = match &applied {
             Applied::New => update,
             Applied::Cut(bytes) => bytes,
             Applied::Known | Applied::CutKnown => {
+                let room = self.rooms.get(id).expect("the room is in use");
                 return Ok(Outcome {
                     applied,
                     wanted,
@@ -140,10 +158,14 @@ impl Engine {
         self.commit
             .on_appended(now, nanos(self.config.commit_delay));
         let Some(appended) = self.log_update(id, bytes) else {
-            self.quarantine(id, before);
+            let room = self.rooms.get(id).expect("the room is in use");
+            let DocState::Ready(doc) = &room.doc else {
+                unreachable!("it has just taken an update")
+            };
+            let bytes = doc.memory_estimate();
+            self.quarantine(id, bytes);
             return Err(Refusal::Unavailable("the server's disk is behind"));
         };
-        self.document_bytes = (self.document_bytes + after).saturating_sub(before);
         self.log_bytes += bytes.len() as u64;
         let room = self.rooms.get(id).expect("the room is in use");
         Ok(Outcome {
@@ -201,6 +223,8 @@ impl Engine {
             Some((name, DocState::Ready(doc))) => {
                 (self.watched).within(room, name, || doc.state_vector(out))
             }
+            // Of what it is to take nothing was told to anybody.
+            Some((_, DocState::Apart { vector, .. })) => out.extend_from_slice(vector),
             // Nothing can be said to be known: the empty state vector.
             _ => out.push(0),
         }
@@ -311,6 +335,7 @@ impl Engine {
             Done::Copy(copied) => self.on_copied(now, copied),
             Done::Remove(removed) => self.on_removed(removed),
             Done::FreeBytes(free) => self.on_free_bytes(now, free),
+            Done::Apart(done) => self.on_apart(now, done, notices),
         }
     }
 

@@ -35,7 +35,7 @@ impl Engine {
         room.holds += 1;
         let status = match room.doc {
             DocState::Ready(_) => RoomStatus::Ready,
-            DocState::Loading => RoomStatus::Loading,
+            DocState::Loading | DocState::Apart { .. } => RoomStatus::Loading,
             DocState::Quarantined { .. } => {
                 self.want_rebuild(id);
                 RoomStatus::Loading

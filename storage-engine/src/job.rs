@@ -1,5 +1,6 @@
 //! Blocking work, carried out off the shard's core.
 
+use crate::apart::{Apart, ApartDone};
 use crate::config::RoomId;
 use crate::index::SnapshotRef;
 use crate::manifest::Manifest;
@@ -47,6 +48,8 @@ pub(crate) enum Work {
     Remove { segment: u32 },
     /// Ask how much space is left.
     FreeBytes,
+    /// Large work on a room's document.
+    Apart(Apart),
 }
 
 impl std::fmt::Debug for Job {
@@ -61,6 +64,7 @@ impl std::fmt::Debug for Job {
             Work::Copy { entries, .. } => write!(f, "Job(copy {} snapshots)", entries.len()),
             Work::Remove { segment } => write!(f, "Job(remove snapshot segment {segment})"),
             Work::FreeBytes => f.write_str("Job(free bytes)"),
+            Work::Apart(apart) => write!(f, "Job(apart {:?})", apart.room),
         }
     }
 }
@@ -104,6 +108,7 @@ impl Job {
                 Done::Remove(removed.and_then(|()| disk.sync_dir(&dir.snapshots())))
             }
             Work::FreeBytes => Done::FreeBytes(disk.free_bytes(&dir.root)),
+            Work::Apart(apart) => Done::Apart(apart.run()),
         };
         JobDone { done }
     }
@@ -133,6 +138,7 @@ pub(crate) enum Done {
     Copy(io::Result<Copied>),
     Remove(io::Result<()>),
     FreeBytes(io::Result<u64>),
+    Apart(ApartDone),
 }
 
 impl std::fmt::Debug for JobDone {
@@ -147,6 +153,7 @@ impl std::fmt::Debug for JobDone {
             Done::Copy(_) => "JobDone(copy)",
             Done::Remove(_) => "JobDone(remove)",
             Done::FreeBytes(_) => "JobDone(free bytes)",
+            Done::Apart(_) => "JobDone(apart)",
         })
     }
 }

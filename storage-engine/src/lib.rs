@@ -3,6 +3,7 @@
 //! This crate knows no sockets and no wire protocols. [`Engine`] is a state machine beside the
 //! shard: it asks for log writes and blocking jobs, and is told how they ended.
 
+mod apart;
 mod checkpoint;
 mod commit;
 mod compact;
@@ -18,6 +19,7 @@ mod job;
 mod manifest;
 mod open;
 mod paths;
+mod pieces;
 mod rebuild;
 mod rehome;
 mod replay;
@@ -35,7 +37,7 @@ pub use engine::Engine;
 pub use guard::{Limits, Refusal};
 pub use inspect::{RoomListing, ShardListing, list_rooms};
 pub use job::{Job, JobDone};
-pub use room_doc::{Applied, RoomDoc, split_update};
+pub use room_doc::{Applied, RoomDoc, in_parts, split_update};
 pub use salvage::{Salvaged, SalvagedRoom, salvage};
 pub use store::{Store, home_shard};
 pub use survey::{ShardSurvey, Survey, survey};

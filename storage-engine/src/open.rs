@@ -59,7 +59,7 @@ impl Engine {
                 manifest.low(),
                 record,
             );
-            let (log, found) = opened.map_err(|error| replay.name_rooms(error))?;
+            let (log, found) = opened.map_err(|error| replay.explain(error))?;
             if index.found_more {
                 let next = Manifest {
                     sequence: manifest.sequence + 1,
@@ -151,7 +151,16 @@ pub(crate) fn make_log(
     // Only what nothing was ever written to may go: half a log that a crash left. Records mean that
     // the manifest which names the log was lost, and that an older slot was read for it.
     let written = match inspect::inspect(disk, &dir.wal()) {
-        Ok(segments) => segments.iter().any(|segment| !segment.batches.is_empty()),
+        Ok(segments) => {
+            // What cannot be read may be a record.
+            for segment in &segments {
+                if let Some(unreadable) = segment.unreadable.first() {
+                    let error = io::Error::other(unreadable.error.clone());
+                    return Err(at(&segment.path)(error));
+                }
+            }
+            segments.iter().any(|segment| !segment.batches.is_empty())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(at(&dir.wal())(error)),
     };

@@ -7,9 +7,11 @@ use crate::paths::ShardDir;
 use crate::rebuild::replay_limits;
 use crate::room_doc::RoomDoc;
 use crate::rooms::{DocState, Room, Rooms};
-use crate::snapshot::read::Entry;
+use crate::snapshot::read::{Entry, Unread};
 use collabblocks_wal::{Disk, Lsn, OpenError, Record, RecordKind, RoomKey};
 use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 
 /// Rooms that a refusal names.
 const ROOMS_NAMED_MAX: usize = 16;
@@ -35,11 +37,17 @@ pub(crate) struct Replay<'a> {
     source: Option<(&'a dyn Disk, &'a ShardDir)>,
     limits: Limits,
     seen: HashMap<RoomKey, Seen>,
+    /// What the operating system said of a snapshot that a room needs, and that it did not read.
+    unread: Option<(PathBuf, io::Error)>,
 }
 
 impl<'a> Replay<'a> {
-    /// Says by name which rooms are at stake where the log is damaged.
-    pub(crate) fn name_rooms(&self, error: OpenError) -> OpenError {
+    /// Says what the disk said where it is the disk that refused, and by name which rooms are at
+    /// stake where the log is damaged.
+    pub(crate) fn explain(&mut self, error: OpenError) -> OpenError {
+        if let Some((path, error)) = self.unread.take() {
+            return OpenError::Io { path, error };
+        }
         let OpenError::Damaged {
             path,
             lsn,
@@ -189,9 +197,20 @@ impl<'a> Replay<'a> {
         let id = match (seen.room, seen.snapshot) {
             (Some(id), _) => id,
             (None, Some(at)) => {
-                let doc = read(self.source, &seen.name, at).map_err(|why| {
-                    format!("room {:?}: its snapshot is damaged, and the log does not go back to its beginning: {why}", seen.name)
-                })?;
+                let doc = match read(self.source, &seen.name, at) {
+                    Ok(doc) => doc,
+                    Err(Unread::Untrusted(why)) => {
+                        return Err(format!(
+                            "room {:?}: its snapshot is damaged, and the log does not go back to its beginning: {why}",
+                            seen.name
+                        ));
+                    }
+                    // Nothing is wrong with the room: the next start may read it.
+                    Err(Unread::Io { path, error }) => {
+                        self.unread = Some((path, error));
+                        return Err(format!("room {:?}: its snapshot cannot be read", seen.name));
+                    }
+                };
                 self.bring_in(record.room, record, doc)
             }
             (None, None) => unreachable!("a room without a snapshot is in memory"),
@@ -251,7 +270,9 @@ fn read(
     source: Option<(&dyn Disk, &ShardDir)>,
     name: &str,
     at: SnapshotRef,
-) -> Result<RoomDoc, String> {
+) -> Result<RoomDoc, Unread> {
     let (disk, dir) = source.expect("a log that is read has a directory");
-    Entry::read(disk, dir, name, at)?.document()
+    Entry::read(disk, dir, name, at)?
+        .document()
+        .map_err(Unread::Untrusted)
 }

@@ -381,6 +381,15 @@ fn empty_doc() -> Doc {
     Doc::with_options(options)
 }
 
+/// An update as it is, or, if it is larger than `bytes_max`, as [`split_update`] splits it.
+pub fn in_parts(update: Vec<u8>, bytes_max: usize) -> Vec<Vec<u8>> {
+    if update.len() > bytes_max {
+        split_update(&update, bytes_max)
+    } else {
+        vec![update]
+    }
+}
+
 /// Splits a valid update into causally ordered updates of about `bytes_max` each (one struct larger
 /// than that gets its own); the delete set comes last. Applying all equals applying the whole.
 ///

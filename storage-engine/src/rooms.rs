@@ -16,6 +16,13 @@ pub(crate) enum DocState {
     Loading,
     /// It can be used.
     Ready(RoomDoc),
+    /// A job has it, for work that would take long on the core.
+    Apart {
+        /// Its estimated bytes.
+        bytes: usize,
+        /// Its encoded state vector.
+        vector: Box<[u8]>,
+    },
     /// The document no longer agrees with what was logged: nothing is read from it or applied to it
     /// until it has been rebuilt from disk.
     Quarantined {

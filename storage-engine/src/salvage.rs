@@ -5,26 +5,22 @@
 //! it would be if a client had sent it.
 
 use crate::config::EngineConfig;
-use crate::guard::Limits;
-use crate::index::SnapshotRef;
 use crate::open::{at, list};
 use crate::paths::{ShardDir, snapshot_id};
+use crate::pieces::Pieces;
 use crate::rebuild::replay_limits;
 use crate::rehome::Target;
-use crate::room_doc::{Applied, RoomDoc};
+use crate::room_doc::RoomDoc;
 use crate::snapshot::format::Body;
 use crate::snapshot::read::Entry;
 use crate::snapshot::scan;
 use crate::snapshot::write::{self, Encoded};
 use crate::store::{Store, home_shard};
-use collabblocks_wal::inspect::{SegmentInfo, inspect, inspect_segment};
+use collabblocks_wal::inspect::{SegmentInfo, Unreadable, inspect, inspect_segment};
 use collabblocks_wal::{Disk, Lsn, OpenError, RecordKind, RoomKey};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Updates that a room's document may fail on before the rest of the room is given up.
-const POISON_MAX: usize = 8;
 
 /// What was salvaged.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -80,7 +76,13 @@ pub fn salvage(
         shard.read_snapshots(&**disk, &dir, &mut salvaged.faults);
         shard.read_log(&**disk, &dir, &mut salvaged.faults);
         for (key, pieces) in std::mem::take(&mut shard.rooms) {
-            let (room, doc) = pieces.put_together(&**disk, &dir, key, &config.limits);
+            let read = |name: &str, at| {
+                Entry::read(&**disk, &dir, name, at)
+                    .map_err(String::from)
+                    .and_then(|entry| entry.document())
+            };
+            let limits = replay_limits(&config.limits);
+            let (room, doc) = pieces.put_together(key, &limits, &read);
             if let Some(mut doc) = doc {
                 let home = usize::from(home_shard(&room.name, shards));
                 targets[home].take_document(
@@ -166,14 +168,9 @@ fn header(disk: &dyn Disk, root: &Path) -> Option<SegmentInfo> {
     segments.into_iter().find_map(|segment| segment.header.ok())
 }
 
-/// All that can be read of a room.
-#[derive(Default)]
-struct Pieces {
-    name: Option<String>,
-    snapshots: Vec<SnapshotRef>,
-    updates: BTreeMap<u64, Vec<u8>>,
-    /// The highest number of an update that something tells of.
-    told_of: u64,
+fn say_unreadable(path: &Path, unreadable: &[Unreadable], faults: &mut Vec<String>) {
+    let said = (unreadable.iter()).map(|part| format!("{}: {part}", path.display()));
+    faults.extend(said);
 }
 
 #[derive(Default)]
@@ -194,8 +191,10 @@ impl Shard {
                 room.told_of = room.told_of.max(at.seq);
                 room.snapshots.push(at);
             });
-            if let Err(error) = searched {
-                faults.push(format!("{}: {error}", dir.snapshot(id).display()));
+            let path = dir.snapshot(id);
+            match searched {
+                Ok(unreadable) => say_unreadable(&path, &unreadable, faults),
+                Err(error) => faults.push(format!("{}: {error}", path.display())),
             }
         }
     }
@@ -206,6 +205,7 @@ impl Shard {
             Err(error) => return faults.push(format!("{}: {error}", dir.wal().display())),
         };
         for segment in segments {
+            say_unreadable(&segment.path, &segment.unreadable, faults);
             for batch in segment.batches.iter().filter(|b| b.fault.is_some()) {
                 faults.push(format!(
                     "{}: batch at LSN {}: {}",
@@ -239,99 +239,6 @@ impl Shard {
                 faults.push(format!("{}: {error}", segment.path.display()));
             }
         }
-    }
-}
-
-impl Pieces {
-    fn put_together(
-        mut self,
-        disk: &dyn Disk,
-        dir: &ShardDir,
-        key: RoomKey,
-        limits: &Limits,
-    ) -> (SalvagedRoom, Option<RoomDoc>) {
-        let limits = replay_limits(limits);
-        let mut lost = Vec::new();
-        let name = self.name.take().unwrap_or_else(|| {
-            lost.push("its name".to_owned());
-            format!("salvaged-{}", key.0)
-        });
-        self.snapshots.sort_by_key(|at| at.seq);
-        let read = |at| {
-            Entry::read(disk, dir, &name, at)
-                .map_err(String::from)
-                .and_then(|entry| entry.document())
-        };
-        let (mut doc, mut base, mut seq) = (RoomDoc::new(), None, 0);
-        for at in self.snapshots.iter().rev() {
-            match read(*at) {
-                Ok(read) => {
-                    (doc, base, seq) = (read, Some(*at), at.seq);
-                    break;
-                }
-                Err(why) => lost.push(format!("its snapshot of update {}: {why}", at.seq)),
-            }
-        }
-        // A snapshot that is not needed is no loss: the log has it all.
-        let covered = |seq: u64| (seq + 1..=self.told_of).all(|n| self.updates.contains_key(&n));
-        if covered(seq) {
-            lost.retain(|what| what == "its name");
-        }
-        let mut missing: Option<(u64, u64)> = None;
-        let mut note = |range: Option<(u64, u64)>| match range {
-            Some((first, last)) if first == last => lost.push(format!("update {first}")),
-            Some((first, last)) => lost.push(format!("updates {first} to {last}")),
-            None => {}
-        };
-        let (mut last, mut refused, mut poison) = (seq, 0, Vec::new());
-        for n in seq + 1..=self.told_of {
-            let Some(update) = self.updates.get(&n) else {
-                missing = Some(missing.map_or((n, n), |(first, _)| (first, n)));
-                continue;
-            };
-            note(missing.take());
-            let applied = doc.apply(update, true, &limits);
-            // An update that the document fails on is found where it is, not with the last of them.
-            match doc.settle().and(applied) {
-                Ok(Applied::New | Applied::Known) => last = n,
-                Ok(Applied::Cut(_) | Applied::CutKnown) => {
-                    last = n;
-                    refused += 1;
-                }
-                Err(_) => refused += 1,
-            }
-            if doc.poisoned() {
-                // The document is made again without the update that it failed on.
-                poison.push(n);
-                doc = base.and_then(|at| read(at).ok()).unwrap_or_default();
-                for (_, update) in self
-                    .updates
-                    .range(seq + 1..n)
-                    .filter(|u| !poison.contains(u.0))
-                {
-                    let _ = doc.apply(update, true, &limits);
-                }
-                if doc.settle().is_err() || poison.len() == POISON_MAX {
-                    break;
-                }
-            }
-        }
-        note(missing);
-        if refused > 0 {
-            lost.push(format!(
-                "{refused} updates, or parts of them, that build on what is lost"
-            ));
-        }
-        let left = last > 0 && !doc.poisoned();
-        if !left {
-            lost.push("all of it".to_owned());
-        }
-        let room = SalvagedRoom {
-            name,
-            room_seq: if left { last } else { 0 },
-            lost,
-        };
-        (room, left.then_some(doc))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     AlignedBuf, BLOCK_BYTES, Disk, Identity, Lsn, OpenError, Record, Recovered, SegmentId,
 };
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// A segment's header.
@@ -42,6 +43,24 @@ pub struct SegmentListing {
     /// What looks like a batch of this segment, in the order of the file. Leftovers of earlier uses
     /// of the file are not listed.
     pub batches: Vec<BatchListing>,
+    /// What of the file the disk does not give; what stands there is not listed.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A part of a file that the operating system does not read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreadable {
+    /// Its bytes, whole blocks.
+    pub bytes: Range<u64>,
+    /// What the operating system said.
+    pub error: String,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Range { start, end } = self.bytes;
+        write!(f, "bytes {start} to {end} cannot be read: {}", self.error)
+    }
 }
 
 /// One batch.
@@ -85,14 +104,21 @@ pub fn inspect_segment(
 ) -> io::Result<SegmentListing> {
     let path = segment_path(dir, segment);
     let file_bytes = disk.len(&path)?;
-    let bytes = read_whole(disk, &path, file_bytes)?;
+    let (bytes, unreadable) = read_whole(disk, &path, file_bytes)?;
     let bytes = bytes.as_slice();
+    let header = match unreadable.first() {
+        Some(first) if first.bytes.start < SEGMENT_HEADER_BYTES => {
+            Err(format!("it cannot be read: {}", first.error))
+        }
+        _ => decode_header(bytes),
+    };
     let mut listing = SegmentListing {
         segment,
         path,
         file_bytes,
-        header: decode_header(bytes),
+        header,
         batches: Vec::new(),
+        unreadable,
     };
     // Without a header the batches' own word has to do for where they stand.
     let (salt, start) = match &listing.header {
@@ -125,13 +151,59 @@ pub fn inspect_segment(
     Ok(listing)
 }
 
-fn read_whole(disk: &dyn Disk, path: &Path, file_bytes: u64) -> io::Result<AlignedBuf> {
+fn read_whole(
+    disk: &dyn Disk,
+    path: &Path,
+    file_bytes: u64,
+) -> io::Result<(AlignedBuf, Vec<Unreadable>)> {
     let len =
         usize::try_from(file_bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     let mut bytes = AlignedBuf::zeroed(len.next_multiple_of(BLOCK_BYTES));
-    let read = disk.read_at(path, 0, bytes.as_mut_slice())?;
+    let mut unreadable = Vec::new();
+    let read = read_around(disk, path, 0, bytes.as_mut_slice(), &mut unreadable)?;
     bytes.resize(read / BLOCK_BYTES * BLOCK_BYTES);
-    Ok(bytes)
+    Ok((bytes, unreadable))
+}
+
+/// As [`Disk::read_at`], but where the disk does not give a block the buffer gets zeros, and
+/// `unreadable` says so: what stands around a bad place can still be read. An error is one of the
+/// whole file.
+pub fn read_around(
+    disk: &dyn Disk,
+    path: &Path,
+    offset: u64,
+    buf: &mut [u8],
+    unreadable: &mut Vec<Unreadable>,
+) -> io::Result<usize> {
+    let error = match disk.read_at(path, offset, buf) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    if matches!(error.kind(), NotFound | PermissionDenied) {
+        return Err(error);
+    }
+    if buf.len() <= BLOCK_BYTES {
+        buf.fill(0);
+        let end = offset + buf.len() as u64;
+        let known = |part: &&mut Unreadable| (part.bytes.start..=part.bytes.end).contains(&offset);
+        match unreadable.iter_mut().find(known) {
+            Some(part) => part.bytes.end = part.bytes.end.max(end),
+            None => unreadable.push(Unreadable {
+                bytes: offset..end,
+                error: error.to_string(),
+            }),
+        }
+        return Ok(buf.len());
+    }
+    // By halves, so that a bad place costs few reads more than itself.
+    let half = (buf.len() / 2).next_multiple_of(BLOCK_BYTES);
+    let (first, second) = buf.split_at_mut(half);
+    let read = read_around(disk, path, offset, first, unreadable)?;
+    if read < half {
+        return Ok(read);
+    }
+    Ok(read + read_around(disk, path, offset + half as u64, second, unreadable)?)
 }
 
 fn decode_header(bytes: &[u8]) -> Result<SegmentInfo, String> {
@@ -200,15 +272,24 @@ fn list_batch(
 /// would cut off a torn tail), or the error that it would refuse with. Starts at segment `low`, or
 /// without one at the oldest file; a manifest knows better.
 pub fn verify(disk: &dyn Disk, dir: &Path, low: Option<SegmentId>) -> Result<Recovered, OpenError> {
-    let segments = list_segments(disk, dir).map_err(io_error(dir))?;
-    let readable = |segment: &SegmentId| {
-        let path = segment_path(dir, *segment);
+    let mut found = None;
+    for segment in list_segments(disk, dir).map_err(io_error(dir))? {
+        if low.is_some_and(|low| segment < low) {
+            continue;
+        }
+        let path = segment_path(dir, segment);
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
-        let read = disk.read_at(&path, 0, block.as_mut_slice()).ok()?;
-        let info = decode_header(&block.as_slice()[..read]).ok()?;
-        (info.segment == *segment).then_some(info)
-    };
-    let Some(info) = segments.iter().find_map(readable) else {
+        let read = disk
+            .read_at(&path, 0, block.as_mut_slice())
+            .map_err(io_error(&path))?;
+        if let Ok(info) = decode_header(&block.as_slice()[..read])
+            && info.segment == segment
+        {
+            found = Some(info);
+            break;
+        }
+    }
+    let Some(info) = found else {
         return Err(OpenError::Mismatch {
             path: dir.to_owned(),
             what: "there is no segment with a readable header here".to_owned(),

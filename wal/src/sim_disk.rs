@@ -11,8 +11,9 @@ pub use state::{SimOp, Unsynced};
 
 use crate::Disk;
 use state::State;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,6 +35,15 @@ pub enum SimFault {
     PowerOff,
 }
 
+/// For how long a place cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadFault {
+    /// The next read of it fails with EIO, those after it do not.
+    Once,
+    /// Every read of it fails with EIO, until it is written over or the disk is healed.
+    Lasting,
+}
+
 /// A simulated disk; clones share it. Paths are plain keys, nothing of the host is touched.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk {
@@ -47,6 +57,9 @@ struct Inner {
     recording: bool,
     ops_count: u64,
     faults: BTreeMap<u64, SimFault>,
+    reads_count: u64,
+    reads_failed: u64,
+    read_faults: BTreeSet<u64>,
     capacity_bytes: Option<u64>,
     off: bool,
 }
@@ -100,9 +113,38 @@ impl SimDisk {
         self.lock().faults.insert(op, fault);
     }
 
-    /// Takes back the faults that have not happened.
+    /// Takes back the faults of operations that have not happened.
     pub fn clear_faults(&self) {
         self.lock().faults.clear();
+    }
+
+    /// How many reads (of a directory, a length, a file's bytes) were asked for; the next has this
+    /// number. They are counted apart from what changes something.
+    pub fn reads_count(&self) -> u64 {
+        self.lock().reads_count
+    }
+
+    /// Lets the read of this number (see [`SimDisk::reads_count`]) fail with EIO.
+    pub fn fail_read(&self, read: u64) {
+        self.lock().read_faults.insert(read);
+    }
+
+    /// Lets reads that touch these bytes of a file fail with EIO. The bytes stay what they are: they
+    /// are there again once the fault is over.
+    pub fn spoil(&self, path: &Path, bytes: Range<u64>, fault: ReadFault) {
+        self.lock().state.spoil(path, bytes, fault);
+    }
+
+    /// All can be read again, as it was written.
+    pub fn heal(&self) {
+        let mut inner = self.lock();
+        inner.read_faults.clear();
+        inner.state.heal();
+    }
+
+    /// How many reads have failed on a disk that had power.
+    pub fn reads_failed(&self) -> u64 {
+        self.lock().reads_failed
     }
 
     /// Bounds the bytes of all files together.
@@ -131,11 +173,13 @@ impl SimDisk {
     }
 
     /// The power goes and comes back: of what is unsynced, exactly the units chosen (by their index
-    /// in [`SimDisk::unsynced`]) are there. Faults that were injected and did not happen are dropped.
+    /// in [`SimDisk::unsynced`]) are there. Faults of operations and reads to come are dropped; what
+    /// is spoiled stays so.
     pub fn crash_keeping(&self, keep: &mut dyn FnMut(usize) -> bool) {
         let mut inner = self.lock();
         inner.state.crash(keep);
         inner.faults.clear();
+        inner.read_faults.clear();
         inner.off = false;
     }
 
@@ -211,6 +255,19 @@ impl Inner {
         self.apply(op)
     }
 
+    /// Counts a read, and says whether it goes well: `touched` are the bytes of a file that it is of.
+    fn read(&mut self, touched: Option<(&Path, Range<u64>)>) -> io::Result<()> {
+        let number = self.reads_count;
+        self.reads_count += 1;
+        let spoiled =
+            touched.is_some_and(|(path, bytes)| self.state.meets_spoiled_bytes(path, bytes));
+        if self.read_faults.remove(&number) || spoiled {
+            self.reads_failed += 1;
+            return Err(eio());
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, op: SimOp) -> io::Result<()> {
         let grows = self.state.growth(&op);
         let full = self
@@ -252,7 +309,9 @@ impl SimRng {
 
 impl Disk for SimDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.lock().state.list(dir)
+        let mut inner = self.lock();
+        inner.read(None)?;
+        inner.state.list(dir)
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -262,14 +321,17 @@ impl Disk for SimDisk {
     }
 
     fn len(&self, path: &Path) -> io::Result<u64> {
-        Ok(self.lock().state.bytes(path)?.len() as u64)
+        let mut inner = self.lock();
+        inner.read(None)?;
+        Ok(inner.state.bytes(path)?.len() as u64)
     }
 
     fn read_at(&self, path: &Path, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         if inner.off {
             return Err(eio());
         }
+        inner.read(Some((path, offset..offset + buf.len() as u64)))?;
         let bytes = inner.state.bytes(path)?;
         let rest = bytes.get(offset as usize..).unwrap_or_default();
         let read = rest.len().min(buf.len());

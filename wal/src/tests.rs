@@ -7,3 +7,4 @@ mod inspection;
 mod limits;
 mod model;
 mod rig;
+mod unreadable;

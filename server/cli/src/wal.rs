@@ -200,11 +200,13 @@ fn salvage(data: &Path, out: &Path) -> u8 {
     for fault in &salvaged.faults {
         println!("cannot be read: {fault}");
     }
-    let mut whole = true;
+    // A room that is named nowhere else may have stood in what cannot be read.
+    let mut whole = salvaged.faults.is_empty();
     for room in &salvaged.rooms {
         whole &= room.lost.is_empty();
         let state = match room.lost.as_slice() {
-            [] => "whole".to_owned(),
+            [] if salvaged.faults.is_empty() => "whole".to_owned(),
+            [] => "nothing is known to be lost of it".to_owned(),
             lost => format!("LOST: {}", lost.join("; ")),
         };
         println!("room {:?}: to update {}, {state}", room.name, room.room_seq);
@@ -278,10 +280,14 @@ fn segment_line(listing: &SegmentListing, needed: bool) -> (String, bool) {
     if let Err(what) = &listing.header {
         put(&mut line, format_args!(", HEADER: {what}"));
     }
+    for unreadable in &listing.unreadable {
+        put(&mut line, format_args!(", {unreadable}"));
+    }
     if !needed {
         line += ", not needed any more";
     }
-    (line, faults == 0 && listing.header.is_ok())
+    let whole = faults == 0 && listing.header.is_ok() && listing.unreadable.is_empty();
+    (line, whole)
 }
 
 /// The records of a segment, each with its LSN, in the order of the file.

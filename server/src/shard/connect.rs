@@ -289,6 +289,7 @@ impl Shard {
                     .into_iter()
                     .filter_map(|id| Some((id, self.go_live(id)?)))
                     .collect();
+                self.on_back(now, room_id);
                 for (id, queue) in live {
                     if queue.paused {
                         effects.list.push(Effect::Read { conn: id, on: true });
@@ -298,6 +299,12 @@ impl Shard {
                     }
                 }
             }
+            Notice::Applied {
+                room,
+                update,
+                outcome,
+            } => self.on_applied(now, room, &update, outcome),
+            Notice::Diff { room, diff } => self.on_diff(now, room, diff),
             Notice::RoomFailed(room_id, reason) => {
                 tracing::error!(
                     shard = self.config.id.0,
@@ -337,7 +344,7 @@ impl Shard {
     }
 
     /// A room of the engine's, if anybody is in it.
-    fn room_if_kept(&mut self, room_id: RoomId) -> Option<&mut Room> {
+    pub(super) fn room_if_kept(&mut self, room_id: RoomId) -> Option<&mut Room> {
         let room = self.rooms.get_mut(room_id.slot as usize)?.as_deref_mut()?;
         (room.id == room_id).then_some(room)
     }

@@ -8,7 +8,6 @@ use super::guests::{Guest, Guests, is_guest};
 use super::identity::Claims;
 use super::mail::{Item, Post};
 use super::room::{Room, TurnFrame};
-use super::session::EMPTY_UPDATE;
 use super::stream::Answer;
 use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
@@ -268,10 +267,9 @@ impl Shard {
             } => {
                 let update = &bytes[range.clone()];
                 if *reply {
-                    session.asked = false;
-                }
-                if !reply || update != EMPTY_UPDATE {
-                    self.on_update(now, id, room_id, update, *reply);
+                    self.on_reply(now, id, room_id, update);
+                } else {
+                    self.on_update(now, id, room_id, update, false);
                 }
             }
             Item::Presence { bytes: range, .. } => {
@@ -284,7 +282,8 @@ impl Shard {
             Item::CatchUp { from, .. } => {
                 let vector = self.room(room_id).marks.before(*from).into();
                 if let Some(session) = self.session(id) {
-                    session.wants.state = Some(vector);
+                    // An answer to what its client asked holds that, too.
+                    session.wants.state.get_or_insert(vector);
                 }
                 self.list(id);
             }
@@ -430,6 +429,9 @@ impl Shard {
 
     /// A core has missed more than is kept: one diff for all of its sessions, once it is durable.
     fn diff_for_core(&mut self, now: Instant, room_id: RoomId, shard: ShardId) {
+        if self.engine.is_apart(room_id) {
+            return self.catch_up_when_back(room_id, shard);
+        }
         let room = self.room(room_id);
         let at = room.stream_offset;
         let hot = room.hot.as_mut().expect("a core of its is behind");

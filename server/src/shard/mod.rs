@@ -2,6 +2,7 @@
 //! randomness, no await inside.
 
 mod acks;
+mod apart;
 mod authenticate;
 mod away;
 mod config;
@@ -88,6 +89,8 @@ pub struct Shard {
     half_read_bytes: usize,
     /// Bytes of messages that wait for their room to load.
     loading_bytes: usize,
+    /// Bytes of updates that wait for their room's document.
+    apart_bytes: usize,
     /// Bytes of frames that recent turns had, at most.
     frames_peak: usize,
     sweep: sweep::Sweep,
@@ -141,6 +144,7 @@ impl Shard {
             authenticating: 0,
             half_read_bytes: 0,
             loading_bytes: 0,
+            apart_bytes: 0,
             frames_peak: 0,
             sweep: sweep::Sweep::default(),
             timer: None,

@@ -1,6 +1,7 @@
 //! What the shard knows of a room beside its document: its sessions, its presence, and the frames
 //! of the turn.
 
+use super::apart::Apart;
 use super::hot::Hot;
 use super::marks::Marks;
 use super::presence::Presence;
@@ -205,6 +206,8 @@ pub struct Room {
     pub asks: Vec<(ConnId, u64, u32)>,
     /// Large answers that were given lately.
     pub answers: Vec<Answered>,
+    /// What a job has its document for, and who waits for it.
+    pub apart: Option<Box<Apart>>,
     /// While it is hot, or has sessions of other cores.
     pub hot: Option<Box<Hot>>,
     /// What its document held, while it is large or has sessions of other cores.
@@ -238,6 +241,7 @@ impl Room {
             held,
             asks: Vec::new(),
             answers: Vec::new(),
+            apart: None,
             hot: None,
             marks: Marks::default(),
             spread: None,

@@ -14,7 +14,7 @@ use super::{Drain, Shard};
 use crate::dialect::{BadFrame, Command, y_websocket};
 use crate::edge::websocket::{self, Message};
 use collabblocks_storage_engine::guard::{self, Refusal};
-use collabblocks_storage_engine::{Applied, RoomId};
+use collabblocks_storage_engine::{Applied, Outcome, RoomId};
 use collabblocks_wal::Lsn;
 
 /// An update that holds nothing.
@@ -166,12 +166,7 @@ impl Shard {
             let room = session.room;
             match command {
                 Ok(Command::Update(update)) => self.on_update(now, id, room, update, false),
-                Ok(Command::SyncReply(update)) => {
-                    session.asked = false;
-                    if update != EMPTY_UPDATE {
-                        self.on_update(now, id, room, update, true);
-                    }
-                }
+                Ok(Command::SyncReply(update)) => self.on_reply(now, id, room, update),
                 Ok(Command::SyncRequest(vector)) => {
                     session.wants.state = Some(vector.into());
                     self.list(id);
@@ -186,6 +181,20 @@ impl Shard {
                     self.close(now, id, 4400, reason, true);
                 }
             }
+        }
+    }
+
+    /// What a client answered that was asked.
+    pub(super) fn on_reply(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8]) {
+        if self.engine.is_apart(room_id) {
+            // It answers after what the client sent before it.
+            return self.keep_until_back(now, id, room_id, update, true);
+        }
+        if let Some(session) = self.session(id) {
+            session.asked = false;
+        }
+        if update != EMPTY_UPDATE {
+            self.on_update(now, id, room_id, update, true);
         }
     }
 
@@ -207,7 +216,28 @@ impl Shard {
             self.count_refused("acks_full");
             return self.close(now, id, 1013, "the disk cannot keep up; try later", true);
         }
+        if self.engine.takes_apart(update.len()) {
+            return self.apply_apart(now, id, room_id, update, reply);
+        }
         match self.engine.apply(now.0, room_id, update, reply) {
+            Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
+                self.keep_until_back(now, id, room_id, update, reply);
+            }
+            outcome => self.on_outcome(now, id, room_id, update, reply, outcome),
+        }
+    }
+
+    /// The document took an update, or not.
+    pub(super) fn on_outcome(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        update: &[u8],
+        reply: bool,
+        outcome: Result<Outcome, Refusal>,
+    ) {
+        match outcome {
             Ok(outcome) => {
                 let (relay, cut) = match &outcome.applied {
                     Applied::New => (Some(update), false),
@@ -298,6 +328,9 @@ impl Shard {
 
     /// The room lacks what the client's content builds on: the client is asked again when that came.
     fn ask_later(&mut self, id: ConnId, room_id: RoomId, wanted: Vec<(u64, u32)>) {
+        if self.session(id).is_none() {
+            return;
+        }
         let room = self.room(room_id);
         room.asks.retain(|ask| ask.0 != id);
         let free = ASKS_MAX.saturating_sub(room.asks.len());

@@ -4,7 +4,6 @@
 use super::types::Instant;
 use crate::dialect::y_websocket;
 use crate::edge::websocket;
-use collabblocks_storage_engine::split_update;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -79,29 +78,20 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// A diff as messages of about `bytes_max`: updates in causal order, closed by an empty step 2,
+    /// The parts of a diff as messages: updates in causal order, closed by an empty step 2,
     /// which is what makes a client say that it is synced. One that cannot be split is one step 2.
-    pub fn make(&mut self, diff: Vec<u8>, bytes_max: usize) -> Rc<Answer> {
-        let parts = if diff.len() > bytes_max {
-            split_update(&diff, bytes_max)
-        } else {
-            Vec::new()
-        };
+    pub fn make(&mut self, parts: Vec<Vec<u8>>) -> Rc<Answer> {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        if parts.len() > 1 {
-            drop(diff);
-            let room = |part: &Vec<u8>| part.len() + y_websocket::SYNC_BYTES_MAX;
-            bytes
-                .reserve_exact(parts.iter().map(room).sum::<usize>() + y_websocket::SYNC_BYTES_MAX);
+        let room = |part: &Vec<u8>| part.len() + y_websocket::SYNC_BYTES_MAX;
+        bytes.reserve_exact(parts.iter().map(room).sum::<usize>() + y_websocket::SYNC_BYTES_MAX);
+        if let [whole] = &*parts {
+            y_websocket::reply_message(whole, &mut bytes);
+        } else {
             for part in parts {
                 y_websocket::update_message(&part, &mut bytes);
                 ends.push(bytes.len());
             }
             y_websocket::reply_message(super::session::EMPTY_UPDATE, &mut bytes);
-        } else {
-            drop(parts);
-            bytes.reserve_exact(diff.len() + y_websocket::SYNC_BYTES_MAX);
-            y_websocket::reply_message(&diff, &mut bytes);
         }
         ends.push(bytes.len());
         self.alive.set(self.alive.get() + bytes.capacity());
@@ -296,7 +286,7 @@ mod tests {
     #[test]
     fn bytes_are_counted_while_they_live() {
         let mut answers = Answers::default();
-        let one = answers.make(vec![7; 1000], 1 << 20);
+        let one = answers.make(vec![vec![7; 1000]]);
         assert!((1000..1100).contains(&answers.alive_bytes()));
         let noted = answers.keep(&one, 3, &[0]);
         assert!(noted.lives(3) && !noted.lives(4));

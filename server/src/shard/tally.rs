@@ -55,6 +55,7 @@ impl Shard {
     pub(super) fn drop_room(&mut self, id: RoomId) {
         if let Some(room) = self.rooms[id.slot as usize].take() {
             self.counts.replace(room.counted, Counts::default());
+            self.apart_bytes -= room.apart.map_or(0, |apart| apart.bytes());
         }
     }
 }

@@ -10,7 +10,7 @@ use super::mail::Item;
 use super::stream::Answer;
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
-use collabblocks_storage_engine::RoomId;
+use collabblocks_storage_engine::{RoomId, in_parts};
 use std::rc::Rc;
 
 /// Bytes of large answers that are made in a turn, and that all connections together get in one: past
@@ -125,6 +125,9 @@ impl Shard {
         if is_away(room_id) {
             return self.ask_home(id, room_id, &vector);
         }
+        if self.engine.is_apart(room_id) {
+            return self.ask_when_back(id, room_id, vector);
+        }
         let mut clamped = std::mem::take(&mut self.scratch);
         clamped.clear();
         if let Err(refusal) = self.engine.clamp(room_id, &vector, &mut clamped) {
@@ -133,9 +136,14 @@ impl Shard {
             self.hold_answer(id, room_id, To::Stream(id, answer), &[]);
         } else if !self.may_make_answer(room_id) {
             self.wait_for_answer(id, vector);
+        } else if self.engine.encodes_apart(room_id) {
+            self.answer_apart(now, id, room_id, vector, &clamped);
         } else {
             match self.engine.diff(room_id, &clamped) {
-                Ok(diff) => self.give(id, room_id, diff, &clamped),
+                Ok(diff) => {
+                    let parts = in_parts(diff, self.config.limits.slice_bytes);
+                    self.give(id, room_id, parts, &clamped);
+                }
                 Err(refusal) => self.on_refusal(now, id, &refusal),
             }
         }
@@ -159,15 +167,24 @@ impl Shard {
         self.answer_bytes_left > 0 && self.answers.has_room(max)
     }
 
-    fn give(&mut self, id: ConnId, room_id: RoomId, diff: Vec<u8>, clamped: &[u8]) {
+    pub(super) fn give(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        parts: Vec<Vec<u8>>,
+        clamped: &[u8],
+    ) {
         let slice_bytes = self.config.limits.slice_bytes;
-        self.answer_bytes_left = self.answer_bytes_left.saturating_sub(diff.len());
-        if diff.len() <= SMALL_ANSWER_BYTES_MAX.min(slice_bytes) {
+        let bytes = parts.iter().map(Vec::len).sum();
+        self.answer_bytes_left = self.answer_bytes_left.saturating_sub(bytes);
+        if let [diff] = &*parts
+            && diff.len() <= SMALL_ANSWER_BYTES_MAX.min(slice_bytes)
+        {
             let mut frame = Vec::with_capacity(diff.len() + 16);
-            y_websocket::sync_reply(&diff, &mut frame);
+            y_websocket::sync_reply(diff, &mut frame);
             return self.hold_answer(id, room_id, To::Answer(id), &frame);
         }
-        let answer = self.answers.make(diff, slice_bytes);
+        let answer = self.answers.make(parts);
         let seq = self.engine.room_seq(room_id);
         let given = self.answers.keep(&answer, seq, clamped);
         self.room(room_id).answers.push(given);

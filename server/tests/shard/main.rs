@@ -8,6 +8,7 @@ mod joiners;
 mod presence;
 mod rig;
 mod slow;
+mod unreadable;
 
 use collabblocks_server::shard::{
     Claims, ConnId, ControlReply, ControlRequest, Event, Handoff, SessionLimits,

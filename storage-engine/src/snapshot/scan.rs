@@ -1,16 +1,20 @@
 //! Finding the entries of a snapshot segment at start, by their headers.
 
 use super::format::{self, ENTRY_ALIGN, ENTRY_HEADER_BYTES, EntryError, Found};
-use super::read::Entry;
+use super::read::{Entry, Unread};
 use crate::frame::FrameError;
 use crate::index::SnapshotRef;
 use crate::paths::ShardDir;
+use collabblocks_wal::inspect::{Unreadable, read_around};
 use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, OpenError};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// Bytes read at once: the longest name with its header fits, wherever it begins.
 const WINDOW_BYTES: usize = 128 << 10;
+/// An entry's header and the longest name.
+const HEAD_BYTES_MAX: usize = ENTRY_HEADER_BYTES + u16::MAX as usize;
 
 /// How far a segment could be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,9 +59,14 @@ pub(crate) fn scan(
         buffer: AlignedBuf::zeroed(WINDOW_BYTES),
         begin: 0,
         filled: 0,
+        unreadable: Vec::new(),
     };
     let block = window.at(0, BLOCK_BYTES).map_err(io_error)?;
-    match format::check_segment_header(dir, id, block) {
+    let checked = format::check_segment_header(dir, id, block);
+    if checked.is_err() {
+        window.known(0..BLOCK_BYTES as u64).map_err(io_error)?;
+    }
+    match checked {
         Ok(()) => {}
         Err(FrameError::Newer(version)) => {
             return Err(OpenError::Newer {
@@ -80,11 +89,20 @@ pub(crate) fn scan(
         if offset >= file_bytes {
             break true;
         }
-        let bytes = window
-            .at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))
-            .map_err(io_error)?;
+        window.fill(offset, HEAD_BYTES_MAX).map_err(io_error)?;
+        let found = format::decode_entry(dir, id, offset, window.bytes(offset, HEAD_BYTES_MAX));
+        // An entry's head has a checksum. Anything else may be what zeros in the place of what could
+        // not be read look like.
+        let looked_at = match &found {
+            Ok(Found::Entry(..)) => None,
+            Ok(Found::Padding) => Some(BLOCK_BYTES as u64 - offset % BLOCK_BYTES as u64),
+            Err(_) => Some(HEAD_BYTES_MAX as u64),
+        };
+        if let Some(bytes) = looked_at {
+            window.known(offset..offset + bytes).map_err(io_error)?;
+        }
         let vouched = offset < durable_bytes;
-        let why = match format::decode_entry(dir, id, offset, bytes) {
+        let why = match found {
             // A batch is padded to whole blocks: zeros at the start of one are no padding of its.
             Ok(Found::Padding) if !offset.is_multiple_of(BLOCK_BYTES as u64) => {
                 // The last batch's padding may be cut short.
@@ -107,7 +125,14 @@ pub(crate) fn scan(
                 let entry_end = offset + header.entry_bytes();
                 let torn = match vouched {
                     true => entry_end > file_bytes,
-                    false => Entry::read(disk, dir, name, at).is_err(),
+                    false => match Entry::read(disk, dir, name, at) {
+                        Ok(_) => false,
+                        Err(Unread::Untrusted(_)) => true,
+                        // Nothing is known of it: it is not torn because the disk does not read.
+                        Err(Unread::Io { path, error }) => {
+                            return Err(OpenError::Io { path, error });
+                        }
+                    },
                 };
                 if torn {
                     "an entry's payload cannot be read"
@@ -147,13 +172,14 @@ pub(crate) fn scan(
     })
 }
 
-/// Gives every entry with a good header to `visit`, wherever it stands in a segment, damaged or not.
+/// Gives every entry with a good header to `visit`, wherever it stands in a segment, damaged or not;
+/// gives back where there is something else, or what could not be read.
 pub(crate) fn search(
     disk: &dyn Disk,
     dir: &ShardDir,
     id: u32,
     visit: &mut dyn FnMut(&str, SnapshotRef),
-) -> io::Result<()> {
+) -> io::Result<Vec<Unreadable>> {
     let path = dir.snapshot(id);
     let file_bytes = disk.len(&path)?;
     let mut window = Window {
@@ -162,12 +188,16 @@ pub(crate) fn search(
         buffer: AlignedBuf::zeroed(WINDOW_BYTES),
         begin: 0,
         filled: 0,
+        unreadable: Vec::new(),
     };
+    let mut damaged: Vec<Unreadable> = Vec::new();
     let mut offset = BLOCK_BYTES as u64;
     while offset < file_bytes {
-        let bytes = window.at(offset, ENTRY_HEADER_BYTES + usize::from(u16::MAX))?;
+        let bytes = window.at(offset, HEAD_BYTES_MAX)?;
         let mut step = ENTRY_ALIGN as u64;
-        if let Ok(Found::Entry(header, name)) = format::decode_entry(dir, id, offset, bytes)
+        let found = format::decode_entry(dir, id, offset, bytes);
+        let nothing = matches!(found, Ok(Found::Padding));
+        if let Ok(Found::Entry(header, name)) = found
             && let Ok(len) = u32::try_from(header.entry_bytes())
         {
             let at = SnapshotRef {
@@ -180,10 +210,20 @@ pub(crate) fn search(
             };
             visit(name, at);
             step = header.entry_bytes().next_multiple_of(ENTRY_ALIGN as u64);
+        } else if !nothing {
+            // Whose it was stood in what is damaged, or before it.
+            match damaged.last_mut() {
+                Some(last) if last.bytes.end == offset => last.bytes.end += step,
+                _ => damaged.push(Unreadable {
+                    bytes: offset..offset + step,
+                    error: "no snapshot with a good head begins there".into(),
+                }),
+            }
         }
         offset += step;
     }
-    Ok(())
+    window.unreadable.extend(damaged);
+    Ok(window.unreadable)
 }
 
 fn damaged(path: &std::path::Path, offset: u64, why: &str) -> OpenError {
@@ -203,30 +243,50 @@ struct Window<'a> {
     buffer: AlignedBuf,
     begin: u64,
     filled: usize,
+    /// What could not be read: zeros stand for it.
+    unreadable: Vec<Unreadable>,
 }
 
 impl Window<'_> {
     /// Up to `len` bytes at `offset`: fewer only at the end of the file.
     fn at(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
-        let inside = offset >= self.begin && offset + len as u64 <= self.begin + self.filled as u64;
-        if !inside {
-            self.begin = offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-            self.filled = 0;
-            while self.filled < self.buffer.len() {
-                let place = self.begin + self.filled as u64;
-                let got = self.disk.read_at(
-                    &self.path,
-                    place,
-                    &mut self.buffer.as_mut_slice()[self.filled..],
-                )?;
-                self.filled += got;
-                if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
-                    break;
-                }
+        self.fill(offset, len)?;
+        Ok(self.bytes(offset, len))
+    }
+
+    /// Moves the window so that these bytes are in it.
+    fn fill(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        if offset >= self.begin && offset + len as u64 <= self.begin + self.filled as u64 {
+            return Ok(());
+        }
+        self.begin = offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        self.filled = 0;
+        while self.filled < self.buffer.len() {
+            let place = self.begin + self.filled as u64;
+            let rest = &mut self.buffer.as_mut_slice()[self.filled..];
+            let got = read_around(self.disk, &self.path, place, rest, &mut self.unreadable)?;
+            self.filled += got;
+            if got == 0 || !got.is_multiple_of(BLOCK_BYTES) {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// Bytes of the window.
+    fn bytes(&self, offset: u64, len: usize) -> &[u8] {
         let start = ((offset - self.begin) as usize).min(self.filled);
         let end = (start + len).min(self.filled);
-        Ok(&self.buffer.as_slice()[start..end])
+        &self.buffer.as_slice()[start..end]
+    }
+
+    /// An error if some of these bytes could not be read.
+    fn known(&self, bytes: Range<u64>) -> io::Result<()> {
+        let meets =
+            |part: &&Unreadable| part.bytes.start < bytes.end && bytes.start < part.bytes.end;
+        match self.unreadable.iter().find(meets) {
+            Some(part) => Err(io::Error::other(part.error.clone())),
+            None => Ok(()),
+        }
     }
 }

@@ -5,12 +5,13 @@
 use super::document::Document;
 use super::oracle::Violation;
 use super::world::World;
-use collabblocks_wal::sim_disk::{SimDisk, SimFault};
+use collabblocks_wal::sim_disk::{ReadFault, SimDisk, SimFault};
 use collabblocks_wal::{Disk, OpenError, WriteJob, inspect};
 use std::io;
 use std::path::{Path, PathBuf};
 
 const BLOCK: u64 = collabblocks_wal::BLOCK_BYTES as u64;
+const SECTOR: u64 = 512;
 
 /// What was damaged.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ impl World {
     /// lost is what nobody could know of.
     pub fn check_disk(&mut self, disk: SimDisk, when: &str) -> Option<Vec<Document>> {
         disk.clear_faults();
+        disk.heal();
         disk.set_capacity(None);
         let as_found = disk.fork();
         match self.oracle.check_disk(disk, self.shards, &self.plan.engine) {
@@ -108,10 +110,33 @@ impl World {
         self.saw("rotten");
     }
 
+    /// From now on a sector of some file that holds something cannot be read; what it holds stays.
+    pub fn spoil(&mut self) {
+        let mut written = Vec::new();
+        for (path, bytes) in self.disk.files() {
+            let sectors = bytes.chunks(SECTOR as usize).zip(0..);
+            let held = sectors.filter(|(sector, _)| sector.iter().any(|byte| *byte != 0));
+            written.extend(held.map(|(_, number)| (path.clone(), number * SECTOR)));
+        }
+        if written.is_empty() {
+            return;
+        }
+        let (path, sector) = self.rng.pick(&written).clone();
+        self.disk
+            .spoil(&path, sector..sector + SECTOR, ReadFault::Lasting);
+        self.log.note(
+            self.now,
+            format_args!("{}: {sector} cannot be read", path.display()),
+        );
+        self.saw("unreadable");
+    }
+
     /// Where in a segment's file one of the batches stands that a later one vouches for.
     fn vouched_batch(&mut self, dir: &Path, path: &Path) -> Option<std::ops::Range<u64>> {
-        let end = vouched(&self.disk, dir)?;
-        let segments = inspect::inspect(&self.disk, dir).ok()?;
+        let disk = self.disk.fork();
+        disk.heal();
+        let end = vouched(&disk, dir)?;
+        let segments = inspect::inspect(&disk, dir).ok()?;
         let segment = segments.into_iter().find(|segment| segment.path == path)?;
         let start = segment.segment.0 * segment.header.ok()?.segment_bytes;
         let batches: Vec<_> = (segment.batches.iter())

@@ -154,7 +154,7 @@ fn read(engine: &mut Engine, disk: &dyn Disk, name: &str) -> Result<Document, St
                 Notice::RoomFailed(_, why) => {
                     return Err(format!("{name} cannot be loaded: {why}"));
                 }
-                Notice::RoomReady(_) => {}
+                Notice::RoomReady(_) | Notice::Applied { .. } | Notice::Diff { .. } => {}
             }
         }
     }

@@ -88,6 +88,12 @@ pub(crate) enum Fault {
     LostSync,
     /// A bit flips in what was durable.
     Rot,
+    /// After so many more reads one fails.
+    ReadError(u64),
+    /// Of the next job that reads, this read fails.
+    JobReadError(u64),
+    /// A sector of some file cannot be read, for so long.
+    Unreadable(u64),
 }
 
 /// Which kinds of faults a plan draws from. A kind that is added later must not change what a seed
@@ -99,7 +105,8 @@ pub enum Mix {
     /// Those there were when the seeds of `SEEDS_WITHOUT_IDENTITY` were found: nobody was asked who he
     /// is.
     WithoutIdentity,
-    /// Those there were when the seeds of `SEEDS_WITHOUT_HEARSAY` were found.
+    /// Those there were when the seeds of `SEEDS_WITHOUT_HEARSAY` were found; the disk gives what it
+    /// holds.
     WithoutHearsay,
     /// All.
     All,
@@ -147,6 +154,9 @@ impl Plan {
         }
         if mix == Mix::All {
             plan.hearsay = hearsay(&mut Rng::new(seed.rotate_left(32) + 1), plan.span);
+            let more = read_faults(&mut Rng::new(seed.rotate_left(32) ^ 0xeadd), plan.span);
+            plan.faults.extend(more);
+            plan.faults.sort_by_key(|(at, _)| *at);
         }
         plan
     }
@@ -283,6 +293,21 @@ fn later_faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
     faults.collect()
 }
 
+/// In a quarter of the runs.
+fn read_faults(rng: &mut Rng, span: u64) -> Vec<(u64, Fault)> {
+    let times = if rng.one_in(4) { rng.range(1..5) } else { 0 };
+    let kind = rng.range(0..3);
+    let faults = (0..times).map(|_| {
+        let fault = match kind {
+            0 => Fault::ReadError(rng.range(0..30)),
+            1 => Fault::JobReadError(rng.range(0..2)),
+            _ => Fault::Unreadable(rng.range(0..span)),
+        };
+        (rng.range(0..span), fault)
+    });
+    faults.collect()
+}
+
 /// In a third of the runs.
 fn hearsay(rng: &mut Rng, span: u64) -> Vec<(u64, u64)> {
     let times = if rng.one_in(3) { rng.range(1..4) } else { 0 };
@@ -329,6 +354,7 @@ fn engine(rng: &mut Rng) -> EngineConfig {
         disk_reserve_bytes: 16 << 10,
         snapshot_segment_bytes: *rng.pick(&[16 << 10, 64 << 10]),
         snapshot_live_ratio_min: 0.5,
+        apart_bytes_min: *rng.pick(&[1, 16, 40, 200, 64 << 10]),
         ..EngineConfig::default()
     }
 }

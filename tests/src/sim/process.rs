@@ -51,7 +51,10 @@ impl World {
         }
         self.log
             .note(self.now, format_args!("start with {} shards", self.shards));
-        match self.open() {
+        let failed = self.disk.reads_failed();
+        let opened = self.open();
+        let unread = self.disk.reads_failed() > failed;
+        match opened {
             Ok(engines) => {
                 let shards = self.shards;
                 for (id, engine) in engines.into_iter().enumerate() {
@@ -62,7 +65,8 @@ impl World {
             }
             Err(error) if self.explains(&error) => self.give_up(),
             Err(error) => {
-                let excused = self.disk_full
+                let excused = unread
+                    || self.disk_full
                     || self.may_not_open
                     || self.power_at.is_some_and(|at| self.disk.ops_count() > at);
                 assert!(
@@ -71,6 +75,13 @@ impl World {
                 );
                 self.log
                     .note(self.now, format_args!("does not open: {error}"));
+                if unread {
+                    // What such a start did to the disk costs nothing, even if the power goes now.
+                    self.saw("start could not read");
+                    let disk = self.disk.fork();
+                    disk.crash(self.rng.next());
+                    self.check_disk(disk, "after a start that could not read");
+                }
                 let at = self.now + 100 * MILLISECOND;
                 self.at(at, Action::Restart);
             }

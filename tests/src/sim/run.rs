@@ -102,9 +102,11 @@ impl World {
         self.calm = true;
         self.sync_error = false;
         self.job_error = None;
+        self.job_read_error = None;
         self.misdirected = None;
         self.lost_sync = false;
         self.disk.clear_faults();
+        self.disk.heal();
         self.power_at = None;
         self.power_in_write = false;
         self.log_error = false;

@@ -41,6 +41,9 @@ const SEEN: &[&str] = &[
     "told that it may not write",
     "asked and gone",
     "hearsay",
+    "unreadable",
+    "job could not read",
+    "start could not read",
 ];
 
 fn number(name: &str) -> Option<u64> {

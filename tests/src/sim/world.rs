@@ -38,6 +38,7 @@ pub(crate) enum Action {
     SlowDiskEnds,
     FullMailboxesEnd,
     DiskFullEnds,
+    UnreadableEnds,
     Restart,
     End,
 }
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub sync_error: bool,
     /// The next job fails at this operation.
     pub job_error: Option<u64>,
+    /// Of the next job that reads, this read fails.
+    pub job_read_error: Option<u64>,
     /// The next log write goes so many blocks astray.
     pub misdirected: Option<i64>,
     /// The next log sync does nothing.
@@ -99,6 +102,14 @@ pub(crate) struct World {
     pub next_link: u64,
 }
 
+/// Whether a job reads what is on the disk.
+fn reads(job: &Job) -> bool {
+    let name = format!("{job:?}");
+    ["load", "rebuild", "list", "copy"]
+        .iter()
+        .any(|kind| name.starts_with(&format!("Job({kind} ")))
+}
+
 impl World {
     pub fn new(plan: Plan, mut rng: Rng, print: bool) -> Self {
         let disk = SimDisk::new();
@@ -124,6 +135,7 @@ impl World {
             log_error: false,
             sync_error: false,
             job_error: None,
+            job_read_error: None,
             misdirected: None,
             lost_sync: false,
             damage: Vec::new(),
@@ -204,7 +216,16 @@ impl World {
                 self.log
                     .note(self.now, format_args!("shard {shard} runs {job:?}"));
                 self.saw_job(&job);
+                let failed = self.disk.reads_failed();
+                if reads(&job)
+                    && let Some(after) = self.job_read_error.take()
+                {
+                    self.disk.fail_read(self.disk.reads_count() + after);
+                }
                 let done = self.run_job(job);
+                if self.disk.reads_failed() > failed {
+                    self.saw("job could not read");
+                }
                 self.input(shard, Input::JobDone(done));
             }
             Action::CloseDeadline(process, shard, conn) if process == self.process => {
@@ -232,6 +253,7 @@ impl World {
             Action::SlowDiskEnds => self.slow_disk = false,
             Action::FullMailboxesEnd => self.mailboxes_full = false,
             Action::DiskFullEnds => self.set_disk_full(false),
+            Action::UnreadableEnds => self.disk.heal(),
             Action::Restart => self.restart(),
             Action::End => {}
         }
@@ -324,6 +346,12 @@ impl World {
             Fault::Misdirected(blocks) => self.misdirected = Some(blocks),
             Fault::LostSync => self.lost_sync = true,
             Fault::Rot => self.rot(),
+            Fault::ReadError(after) => self.disk.fail_read(self.disk.reads_count() + after),
+            Fault::JobReadError(after) => self.job_read_error = Some(after),
+            Fault::Unreadable(span) => {
+                self.spoil();
+                self.at(self.now + span, Action::UnreadableEnds);
+            }
         }
     }
 

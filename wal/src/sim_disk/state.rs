@@ -1,7 +1,9 @@
 //! Files and names of the simulated disk, as they are read and as they would be after a crash.
 
+use super::ReadFault;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The unit that a disk writes whole or not at all.
@@ -64,6 +66,8 @@ struct File {
     durable: Vec<u8>,
     current: Vec<u8>,
     pending: Vec<Pending>,
+    /// What cannot be read.
+    spoiled: Vec<(Range<u64>, ReadFault)>,
 }
 
 /// Names that change together.
@@ -217,6 +221,10 @@ impl State {
                 let file = self.file(&path)?;
                 let offset = offset as usize;
                 put(&mut file.current, offset, &bytes);
+                // A disk gives a sector that is written anew another place.
+                let end = (offset + bytes.len()) as u64;
+                file.spoiled
+                    .retain(|(range, _)| range.start < offset as u64 || end < range.end);
                 file.pending.push(Pending::Write { offset, bytes });
             }
             SimOp::SetLen { path, len } => {
@@ -348,5 +356,28 @@ impl State {
                 *byte ^= mask;
             }
         }
+    }
+
+    pub(super) fn spoil(&mut self, path: &Path, bytes: Range<u64>, fault: ReadFault) {
+        let file = self.file(path).expect("what is spoiled exists");
+        file.spoiled.push((bytes, fault));
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.files
+            .values_mut()
+            .for_each(|file| file.spoiled.clear());
+    }
+
+    /// Whether a read of these bytes meets what cannot be read; what fails once has then failed.
+    pub(super) fn meets_spoiled_bytes(&mut self, path: &Path, bytes: Range<u64>) -> bool {
+        let Ok(file) = self.file(path) else {
+            return false;
+        };
+        let touches = |range: &Range<u64>| range.start < bytes.end && bytes.start < range.end;
+        let meets = file.spoiled.iter().any(|(range, _)| touches(range));
+        file.spoiled
+            .retain(|(range, fault)| *fault == ReadFault::Lasting || !touches(range));
+        meets
     }
 }

@@ -6,7 +6,7 @@ use crate::sim_disk::{SimDisk, SimFault};
 use crate::*;
 
 /// Several segments, some of them recycled, sealed at the end.
-fn written(recycle: bool) -> Rig {
+pub(super) fn written(recycle: bool) -> Rig {
     let mut rig = Rig::create(3);
     while rig.log.live_segments().1 < SegmentId(9) {
         rig.append_random();

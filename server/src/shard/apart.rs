@@ -1,0 +1,215 @@
+//! Rooms whose document a job has, for work that would keep the core from all other rooms: a large
+//! update, or a large answer. What needs the document waits until it is back; presence does not.
+
+use super::types::{ConnId, Instant, ShardId};
+use super::{Drain, Shard};
+use collabblocks_storage_engine::{Outcome, Refusal, RoomId};
+
+/// What a room's document is away for, and what waits for it.
+#[derive(Debug, Default)]
+pub struct Apart {
+    /// Who sent the update that is being applied, and whether as an answer.
+    applying: Option<(ConnId, bool)>,
+    making: Option<Making>,
+    updates: Vec<Waiting>,
+    bytes: usize,
+    /// Sessions that wait for an answer.
+    asking: Vec<ConnId>,
+    /// Cores that wait for what they missed.
+    cores: Vec<ShardId>,
+}
+
+/// An answer that is being made.
+#[derive(Debug)]
+struct Making {
+    to: ConnId,
+    /// The state vector that it is for, as it was asked for and as the room knows it.
+    vector: Box<[u8]>,
+    clamped: Box<[u8]>,
+}
+
+/// An update that waits.
+#[derive(Debug)]
+struct Waiting {
+    from: ConnId,
+    update: Box<[u8]>,
+    reply: bool,
+}
+
+impl Apart {
+    /// Bytes of the updates that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Shard {
+    /// A large update: a job applies it.
+    pub(super) fn apply_apart(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        update: &[u8],
+        reply: bool,
+    ) {
+        match self.engine.apply_apart(room_id, update, reply) {
+            Ok(()) => self.apart(room_id).applying = Some((id, reply)),
+            Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
+                self.keep_until_back(now, id, room_id, update, reply);
+            }
+            Err(refusal) => self.on_refusal(now, id, &refusal),
+        }
+    }
+
+    fn apart(&mut self, room_id: RoomId) -> &mut Apart {
+        self.room(room_id).apart.get_or_insert_default()
+    }
+
+    /// An update for a room whose document is away.
+    pub(super) fn keep_until_back(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        update: &[u8],
+        reply: bool,
+    ) {
+        let limits = self.config.limits;
+        let all = self.apart_bytes + update.len();
+        let apart = self.apart(room_id);
+        let of_room = apart.bytes + update.len();
+        if all > limits.load_queue_core_bytes_max || of_room > limits.load_queue_room_bytes_max {
+            self.count_refused("load_queue");
+            let reason = "too much waits for the room's document; try later";
+            return self.close(now, id, 1013, reason, true);
+        }
+        apart.bytes = of_room;
+        apart.updates.push(Waiting {
+            from: id,
+            update: update.into(),
+            reply,
+        });
+        self.apart_bytes = all;
+    }
+
+    /// A large answer: a job makes it. Others who lack the same share it then.
+    pub(super) fn answer_apart(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        vector: Box<[u8]>,
+        clamped: &[u8],
+    ) {
+        let part_bytes = self.config.limits.slice_bytes;
+        match self.engine.diff_apart(room_id, clamped, part_bytes) {
+            Ok(()) => {
+                self.apart(room_id).making = Some(Making {
+                    to: id,
+                    vector: vector.clone(),
+                    clamped: clamped.into(),
+                });
+                self.ask_when_back(id, room_id, vector);
+            }
+            Err(refusal) => self.on_refusal(now, id, &refusal),
+        }
+    }
+
+    /// A session's answer waits for the document. It hears nothing of the room before.
+    pub(super) fn ask_when_back(&mut self, id: ConnId, room_id: RoomId, vector: Box<[u8]>) {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        session.wants.state = Some(vector);
+        self.apart(room_id).asking.push(id);
+        self.fall_behind(id);
+    }
+
+    /// What a core missed waits for the document.
+    pub(super) fn catch_up_when_back(&mut self, room_id: RoomId, shard: ShardId) {
+        self.apart(room_id).cores.push(shard);
+    }
+
+    /// A large update was applied, or refused.
+    pub(super) fn on_applied(
+        &mut self,
+        now: Instant,
+        room_id: RoomId,
+        update: &[u8],
+        outcome: Result<Outcome, Refusal>,
+    ) {
+        // Who comes into a room that all had left is told of it by the document.
+        let room = self.room_if_kept(room_id);
+        let apart = room.and_then(|room| room.apart.as_mut());
+        if let Some((id, reply)) = apart.and_then(|apart| apart.applying.take()) {
+            // What somebody wrote who has left waits for the disk, as what was an answer does.
+            let reply = reply || self.session(id).is_none();
+            self.on_outcome(now, id, room_id, update, reply, outcome);
+        }
+    }
+
+    /// A large answer was made.
+    pub(super) fn on_diff(
+        &mut self,
+        now: Instant,
+        room_id: RoomId,
+        diff: Result<Vec<Vec<u8>>, Refusal>,
+    ) {
+        let room = self.room_if_kept(room_id);
+        let apart = room.and_then(|room| room.apart.as_mut());
+        let Some(making) = apart.and_then(|apart| apart.making.take()) else {
+            return;
+        };
+        let id = making.to;
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let blocked = connection.blocked_since.is_some();
+        let Some(session) = connection.session() else {
+            return;
+        };
+        // One that cannot take it now, or has asked anew, is answered later.
+        if blocked || !session.is_free() || session.wants.state.as_ref() != Some(&making.vector) {
+            return;
+        }
+        session.wants.state = None;
+        match diff {
+            Ok(parts) => self.give(id, room_id, parts, &making.clamped),
+            Err(refusal) => self.on_refusal(now, id, &refusal),
+        }
+    }
+
+    /// The document is back: what waited for it goes on, in the order in which it came.
+    pub(super) fn on_back(&mut self, now: Instant, room_id: RoomId) {
+        let Some(apart) = self
+            .room_if_kept(room_id)
+            .and_then(|room| room.apart.take())
+        else {
+            return;
+        };
+        self.apart_bytes -= apart.bytes;
+        for shard in apart.cores {
+            self.post.lane(shard).rooms.push(room_id);
+        }
+        for Waiting {
+            from,
+            update,
+            reply,
+        } in apart.updates
+        {
+            // At the end what is not acknowledged is sent again elsewhere.
+            let here = self.session(from).is_some_and(|s| s.room == room_id);
+            if here && self.drain == Drain::No {
+                if reply {
+                    self.on_reply(now, from, room_id, &update);
+                } else {
+                    self.on_update(now, from, room_id, &update, false);
+                }
+            }
+        }
+        for id in apart.asking {
+            self.list(id);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Large work on one document, which would keep the core from all other rooms: a job takes the document
+//! along, and the room waits until it is back.
+
+use crate::config::{Nanos, Notice, RoomId};
+use crate::engine::{Engine, NOT_READY};
+use crate::guard::{Limits, Refusal};
+use crate::job::Work;
+use crate::room_doc::{Applied, RoomDoc, in_parts};
+use crate::rooms::DocState;
+
+/// A document on its way through a job.
+pub(crate) struct Apart {
+    pub(crate) room: RoomId,
+    doc: Box<RoomDoc>,
+    task: Task,
+}
+
+/// What is to be done with it.
+enum Task {
+    Apply {
+        update: Box<[u8]>,
+        cut_gaps: bool,
+        limits: Limits,
+    },
+    Diff {
+        vector: Box<[u8]>,
+        limits: Limits,
+        part_bytes: usize,
+    },
+    State,
+}
+
+/// A document that comes back.
+pub(crate) struct ApartDone {
+    room: RoomId,
+    doc: Box<RoomDoc>,
+    result: Made,
+}
+
+/// What came of it.
+enum Made {
+    Applied(Box<[u8]>, Result<Applied, Refusal>),
+    Diff(Result<Vec<Vec<u8>>, Refusal>),
+    State(Result<Vec<u8>, Refusal>),
+}
+
+impl Apart {
+    /// Carries it out, off the core.
+    pub(crate) fn run(self) -> ApartDone {
+        let Self {
+            room,
+            mut doc,
+            task,
+        } = self;
+        let result = match task {
+            Task::Apply {
+                update,
+                cut_gaps,
+                limits,
+            } => {
+                let applied = doc.apply(&update, cut_gaps, &limits);
+                Made::Applied(update, applied)
+            }
+            Task::Diff {
+                vector,
+                limits,
+                part_bytes,
+            } => {
+                let diff = doc.diff(&vector, &limits);
+                Made::Diff(diff.map(|diff| in_parts(diff, part_bytes)))
+            }
+            Task::State => Made::State(doc.encode_state()),
+        };
+        ApartDone { room, doc, result }
+    }
+}
+
+impl Engine {
+    /// Whether an update of so many bytes is applied by [`Engine::apply_apart`].
+    pub fn takes_apart(&self, update_bytes: usize) -> bool {
+        update_bytes >= self.config.apart_bytes_min
+    }
+
+    /// Whether the room's document is so large that it is encoded by [`Engine::diff_apart`].
+    pub fn encodes_apart(&self, room: RoomId) -> bool {
+        self.state_bytes_max(room) >= self.config.apart_bytes_min.saturating_mul(4)
+    }
+
+    /// Whether a job has the room's document. [`Notice::RoomReady`] is told when it is back.
+    pub fn is_apart(&self, room: RoomId) -> bool {
+        let room = self.rooms.get(room);
+        room.is_some_and(|room| matches!(room.doc, DocState::Apart { .. }))
+    }
+
+    /// As [`Engine::apply`], by a job: [`Notice::Applied`] says how it went. Until then the room is
+    /// not ready, and what others apply to it has to wait.
+    pub fn apply_apart(
+        &mut self,
+        id: RoomId,
+        update: &[u8],
+        cut_gaps: bool,
+    ) -> Result<(), Refusal> {
+        self.may_apply(id, update.len())?;
+        let limits = self.config.limits.clone();
+        let update = update.into();
+        self.begin_apart(
+            id,
+            Task::Apply {
+                update,
+                cut_gaps,
+                limits,
+            },
+        )
+    }
+
+    /// As [`Engine::diff`], by a job: [`Notice::Diff`] has it, in parts of about so many bytes.
+    pub fn diff_apart(
+        &mut self,
+        id: RoomId,
+        vector: &[u8],
+        part_bytes: usize,
+    ) -> Result<(), Refusal> {
+        let limits = self.config.limits.clone();
+        let vector = vector.into();
+        self.begin_apart(
+            id,
+            Task::Diff {
+                vector,
+                limits,
+                part_bytes,
+            },
+        )
+    }
+
+    /// Encodes a room's state by a job, for a snapshot.
+    pub(crate) fn state_apart(&mut self, id: RoomId) -> Result<(), Refusal> {
+        self.begin_apart(id, Task::State)
+    }
+
+    fn begin_apart(&mut self, id: RoomId, task: Task) -> Result<(), Refusal> {
+        let room = self.rooms.get_mut(id).ok_or(NOT_READY)?;
+        let DocState::Ready(doc) = &room.doc else {
+            return Err(NOT_READY);
+        };
+        let mut vector = Vec::new();
+        doc.state_vector(&mut vector);
+        let (bytes, vector) = (doc.memory_estimate(), vector.into());
+        let apart = DocState::Apart { bytes, vector };
+        let DocState::Ready(doc) = std::mem::replace(&mut room.doc, apart) else {
+            unreachable!("looked at above")
+        };
+        let doc = Box::new(doc);
+        self.begin(Work::Apart(Apart {
+            room: id,
+            doc,
+            task,
+        }));
+        Ok(())
+    }
+
+    /// A document is back.
+    pub(crate) fn on_apart(&mut self, now: Nanos, done: ApartDone, notices: &mut Vec<Notice>) {
+        let ApartDone {
+            room: id,
+            doc,
+            result,
+        } = done;
+        let room = self
+            .rooms
+            .get_mut(id)
+            .expect("a room stays in memory while its document is away");
+        let DocState::Apart { bytes: before, .. } = room.doc else {
+            unreachable!("nothing else brings a document back")
+        };
+        let (poisoned, after) = (doc.poisoned(), doc.memory_estimate());
+        room.doc = DocState::Ready(*doc);
+        if poisoned {
+            self.quarantine(id, before);
+        } else {
+            self.document_bytes = (self.document_bytes + after).saturating_sub(before);
+        }
+        match result {
+            Made::Applied(update, applied) => {
+                let outcome = applied.and_then(|applied| {
+                    let DocState::Ready(doc) = &mut self.rooms.get_mut(id).expect("as above").doc
+                    else {
+                        unreachable!("what failed in the document is no success")
+                    };
+                    let wanted = doc.take_wanted();
+                    self.log_applied(now, id, &update, applied, wanted)
+                });
+                notices.push(Notice::Applied {
+                    room: id,
+                    update,
+                    outcome,
+                });
+            }
+            Made::Diff(diff) => notices.push(Notice::Diff { room: id, diff }),
+            Made::State(state) => self.stage(now, id, state),
+        }
+        let room = self.rooms.get_mut(id).expect("as above");
+        if let DocState::Ready(_) = room.doc {
+            notices.push(Notice::RoomReady(id));
+        }
+        if room.holds == 0 {
+            self.note_idle(now, id);
+        }
+    }
+}
