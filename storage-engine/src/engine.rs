@@ -302,17 +302,20 @@ impl Engine {
         self.poll_space(now, &mut next);
         // Last, so that what the others logged leaves with this write.
         self.poll_commit(now, requests, &mut next);
-        let dir = &self.dir;
-        requests.extend(self.outbox.drain(..).map(|work| {
-            Request::Job(Job {
-                dir: dir.clone(),
-                work,
-            })
-        }));
+        requests.extend(self.take_jobs().map(Request::Job));
         next.0
     }
 
-    /// Hands out a job with the next call of `poll`.
+    /// The jobs begun since they were asked for last, by [`Engine::poll`] too.
+    pub fn take_jobs(&mut self) -> impl Iterator<Item = Job> {
+        let dir = &self.dir;
+        self.outbox.drain(..).map(|work| Job {
+            dir: dir.clone(),
+            work,
+        })
+    }
+
+    /// Hands out a job with the next call of `poll` or `take_jobs`.
     pub(crate) fn begin(&mut self, work: Work) {
         self.jobs += 1;
         self.outbox.push(work);

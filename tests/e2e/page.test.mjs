@@ -59,6 +59,49 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
     assert.deepEqual(ada.errors, [])
   })
 
+  test('who comes without a name gets one that nobody has, and keeps it and its colour when others leave', async (t) => {
+    const shown = (page) => page.getByTestId('people-list').locator('li').evaluateAll((items) => items.map((item) => [item.lastChild.textContent, item.firstChild.style.getPropertyValue('--user')]))
+    const pages = []
+    let first
+    for (let i = 0; i < 4; i++) {
+      const context = await browser.newContext()
+      t.after(() => context.close())
+      const page = await context.newPage()
+      // Everybody draws the first name and wants the same colour, and who comes later has a lower id.
+      await page.addInitScript((id) => {
+        const random = crypto.getRandomValues.bind(crypto)
+        crypto.getRandomValues = (array) => {
+          if (array.length !== 1) return random(array)
+          return array.fill(array instanceof Uint8Array ? 0 : id)
+        }
+      }, 1000 - 10 * i)
+      await page.goto(`${server.http}/?room=names`)
+      await saved(page)
+      pages.push(page)
+      if (i > 0) continue
+      await page.waitForTimeout(1500)
+      first = (await shown(page))[0]
+    }
+    assert.equal(first[0], 'Ada (you)')
+    const distinct = (all) => new Set(all).size === all.length
+    const settled = async (page, count) => {
+      const list = await shown(page)
+      return list.length === count && distinct(list.map(([name]) => name.replace(' (you)', ''))) && distinct(list.map(([, color]) => color)) && list
+    }
+    for (const page of pages) await until('names and colours to differ', () => settled(page, 4))
+    await pages[0].waitForTimeout(1500)
+    const before = await Promise.all(pages.map(async (page) => (await shown(page))[0]))
+    assert.deepEqual(before[0], first)
+    await pages[0].context().close()
+    await pages[2].context().close()
+    for (const i of [1, 3]) {
+      await until('the others to be gone', () => settled(pages[i], 2))
+      assert.deepEqual((await shown(pages[i]))[0], before[i])
+      await pages[i].getByTestId('people').click()
+      assert.equal(`${await pages[i].getByTestId('name-input').inputValue()} (you)`, before[i][0])
+    }
+  })
+
   test('on a phone nothing is cut off', async (t) => {
     const phone = await tab(t, 'tabs', 'Linus', { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 })
     assert.equal(await phone.evaluate('document.documentElement.scrollWidth'), 360)
@@ -97,12 +140,86 @@ describe('the page', { concurrency: false, skip: NO_BROWSER, timeout: 150_000 },
     assert.deepEqual(page.errors, [])
   })
 
+  test('an address that names no room opens none, and the picker opens one', async (t) => {
+    const page = await (await browser.newContext()).newPage()
+    t.after(() => page.context().close())
+    const sockets = []
+    page.on('websocket', (socket) => sockets.push(new URL(socket.url()).pathname))
+    const refused = { 'api/x': 'belong to the server', ['n'.repeat(600)]: 'too long', '': 'Type a name', 'a//b': 'between slashes' }
+    for (const [room, problem] of Object.entries(refused)) {
+      await page.goto(`${server.http}/?room=${room}`)
+      await page.getByTestId('notice').getByText(problem).waitFor()
+      assert.equal(await page.getByTestId('document').count(), 0)
+      for (const id of ['people', 'status']) assert.ok(await page.getByTestId(id).isHidden(), id)
+    }
+    assert.deepEqual(sockets, [])
+
+    await page.getByRole('button', { name: 'Open a room' }).click()
+    await page.getByTestId('room-input').fill('after a refusal')
+    await page.getByTestId('room-open').click()
+    await saved(page)
+    await roomIs(page, 'after a refusal')
+    assert.ok(await page.getByTestId('notice').isHidden())
+    assert.ok(await page.getByTestId('status').isVisible())
+    await page.evaluate('history.back()')
+    await page.getByTestId('notice').getByText('between slashes').waitFor()
+    assert.equal(await page.getByTestId('document').count(), 0)
+    assert.deepEqual(sockets, ['/after%20a%20refusal'])
+
+    await page.goto(server.http)
+    await roomIs(page, 'welcome')
+  })
+
   test('health and metrics are a click away', { skip: OURS_ONLY }, async (t) => {
     const page = await tab(t, 'links', 'Ada')
     for (const id of ['link-health', 'link-metrics']) {
       const response = await page.request.get(new URL(await page.getByTestId(id).getAttribute('href'), server.http).href)
       assert.equal(response.status(), 200, id)
     }
+  })
+
+  test('without a network it says at once that it is offline, and saves when there is one', async (t) => {
+    const page = await (await browser.newContext()).newPage()
+    t.after(() => page.context().close())
+    // Without a network nothing passes, and what was lost on the old connection does not come later.
+    let connections = 0
+    let network = true
+    await page.routeWebSocket(/\/no-network$/, (socket) => {
+      connections++
+      let lost = false
+      const beyond = socket.connectToServer()
+      const pass = (to) => (message) => {
+        lost ||= !network
+        if (!lost) to.send(message)
+      }
+      socket.onMessage(pass(beyond))
+      beyond.onMessage(pass(socket))
+    })
+    await page.goto(`${server.http}/?room=no-network`)
+    await saved(page)
+    const other = await tab(t, 'no-network', 'Grace')
+    await people(page, 2)
+    network = false
+    await page.context().setOffline(true)
+    await page.locator('html[data-durability=offline]').waitFor({ state: 'attached', timeout: 2000 })
+    assert.equal(await page.getByTestId('status-text').innerText(), 'Offline')
+    await page.getByTestId('document').click()
+    await page.keyboard.type('typed without a network')
+    await page.getByTestId('status-text').getByText('Offline, not saved', { exact: true }).waitFor({ timeout: 2000 })
+    network = true
+    await page.context().setOffline(false)
+    await saved(page)
+    assert.equal(connections, 2)
+    await other.getByText('typed without a network').waitFor()
+    await Promise.all([people(page, 2), people(other, 2)])
+
+    // The old connection still works, and takes the farewell before the new one is there.
+    await page.context().setOffline(true)
+    await page.context().setOffline(false)
+    await until('a third connection', () => connections === 3)
+    await saved(page)
+    await page.waitForTimeout(500)
+    await Promise.all([people(page, 2), people(other, 2)])
   })
 
   test('a room closed for good says so and lets one try again', async (t) => {

@@ -52,6 +52,8 @@ export class DurabilityTracker {
   #open = false
   #failed = false
   #closed = false
+  /** The browser has no network, and nothing was heard of the server since it said so. */
+  #unreachable = false
   /** Our step 2 has gone out on this connection: from then on the pending list is complete. */
   #answered = false
   #pending: Pending[] = []
@@ -69,6 +71,7 @@ export class DurabilityTracker {
 
   get state(): Durability {
     if (this.#closed) return 'closed'
+    if (this.#unreachable) return 'offline'
     if (!this.#open) return this.#failed ? 'offline' : 'connecting'
     if (this.#pending.length > 0) return 'saving'
     return this.#answered ? 'saved' : 'connecting'
@@ -100,6 +103,7 @@ export class DurabilityTracker {
     if (socket !== this.#socket) return
     this.#open = true
     this.#failed = false
+    this.#unreachable = false
     this.#changed()
   }
 
@@ -114,6 +118,15 @@ export class DurabilityTracker {
   onClosedForGood(): void {
     this.#closed = true
     this.#reset()
+    this.#changed()
+  }
+
+  /**
+   * The browser lost its network, or has one again. A server on the same machine is reached without
+   * one, so that whatever is heard of it counts for more.
+   */
+  onNetwork(there: boolean): void {
+    this.#unreachable = !there
     this.#changed()
   }
 
@@ -140,7 +153,12 @@ export class DurabilityTracker {
   }
 
   onReceive(socket: unknown, frame: Uint8Array): void {
-    if (socket !== this.#socket || this.#pending.length === 0) return
+    if (socket !== this.#socket) return
+    if (this.#unreachable) {
+      this.#unreachable = false
+      this.#changed()
+    }
+    if (this.#pending.length === 0) return
     const content = contentOf(frame)
     if (content === null || content.step2) return
     const index = this.#pending.findIndex((pending) => same(pending.update, content.update))

@@ -1,4 +1,4 @@
-import { cleanName, initials, keepName, ownName, peopleIn, type Person } from './people'
+import { cleanName, initials, keepChosen, keepDrawn, ownName, peopleIn, type Person } from './people'
 import { addressOf, freshRoom, recentRooms, rememberRoom, roomFromAddress, roomProblem } from './rooms'
 import { Session } from './session'
 import { StatusView } from './status'
@@ -53,35 +53,60 @@ function showPeople({ provider }: Session): void {
   )
 }
 
-function showClosed(code: number, reason: string): void {
+function showNotice(text: string, action: string, act: () => void): void {
   const notice = byId('notice')
-  const text = document.createElement('p')
-  text.textContent = `The server closed this room: ${reason || `code ${code}`}.`
-  const retry = document.createElement('button')
-  retry.type = 'button'
-  retry.textContent = 'Try again'
-  retry.addEventListener('click', () => {
-    notice.hidden = true
+  const paragraph = document.createElement('p')
+  paragraph.textContent = text
+  const button = document.createElement('button')
+  button.type = 'button'
+  button.textContent = action
+  button.addEventListener('click', act)
+  notice.replaceChildren(paragraph, button)
+  notice.hidden = false
+}
+
+function showClosed(code: number, reason: string): void {
+  showNotice(`The server closed this room: ${reason || `code ${code}`}.`, 'Try again', () => {
+    byId('notice').hidden = true
     session?.provider.connect()
   })
-  notice.replaceChildren(text, retry)
-  notice.hidden = false
+}
+
+/** What is of a room is not there without one. */
+function showRoom(room: string | null): void {
+  byId('room-name').textContent = room ?? 'none'
+  document.title = room === null ? 'CollabBlocks' : `${room} · CollabBlocks`
+  for (const id of ['people', 'status', 'toolbar', 'figures', 'room-copy']) byId(id).hidden = room === null
 }
 
 function openRoom(room: string): void {
   session?.destroy()
   byId('notice').hidden = true
-  byId('room-name').textContent = room
-  document.title = `${room} · CollabBlocks`
+  showRoom(room)
   rememberRoom(room)
   const status = new StatusView()
   session = new Session(room, name, byId('editor'), {
     onDurability: (tracker) => status.update(tracker),
     onPeople: showPeople,
+    onName: (text) => {
+      name = { text, drawn: true }
+      keepDrawn(text)
+    },
     onClosed: showClosed,
   })
   showPeople(session)
   attachToolbar(session.editor)
+}
+
+/** Another room than the address names is never opened in its place. */
+function openAddress(): void {
+  const room = roomFromAddress(location.search)
+  const problem = roomProblem(room)
+  if (problem === null) return openRoom(room)
+  session?.destroy()
+  session = null
+  showRoom(null)
+  showNotice(`The address names no room that can be opened. ${problem}`, 'Open a room', () => byId('room-button').click())
 }
 
 function goTo(room: string): void {
@@ -145,7 +170,7 @@ byId('room-copy').addEventListener('click', async () => {
 })
 
 byId('people').addEventListener('click', () => {
-  nameInput.value = name
+  nameInput.value = name.text
   peopleDialog.showModal()
   nameInput.select()
 })
@@ -153,9 +178,9 @@ byId('people').addEventListener('click', () => {
 byId('name-form').addEventListener('submit', () => {
   const chosen = cleanName(nameInput.value)
   if (chosen === '') return
-  name = chosen
-  keepName(name)
-  session?.rename(name)
+  name = { text: chosen, drawn: false }
+  keepChosen(chosen)
+  session?.rename(chosen)
 })
 
 for (const dialog of [roomDialog, peopleDialog]) {
@@ -169,10 +194,13 @@ byId('page').addEventListener('click', (event) => {
   if (event.target === event.currentTarget) session?.editor.commands.focus('end')
 })
 
-window.addEventListener('popstate', () => openRoom(roomFromAddress(location.search)))
+window.addEventListener('popstate', openAddress)
+
+window.addEventListener('offline', () => session?.onNetwork(false))
+window.addEventListener('online', () => session?.onNetwork(true))
 
 window.addEventListener('beforeunload', (event) => {
   if (session?.tracker.unsaved) event.preventDefault()
 })
 
-openRoom(roomFromAddress(location.search))
+openAddress()

@@ -30,9 +30,9 @@ export function roomPath(room: string): string {
   return room.replaceAll('?', '%3F').replaceAll('#', '%23')
 }
 
+/** The room that the page's address names; it may be one that cannot be. */
 export function roomFromAddress(search: string): string {
-  const room = new URLSearchParams(search).get('room')?.trim() ?? ''
-  return roomProblem(room) === null ? room : FALLBACK_ROOM
+  return new URLSearchParams(search).get('room')?.trim() ?? FALLBACK_ROOM
 }
 
 export function addressOf(room: string): string {

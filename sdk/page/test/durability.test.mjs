@@ -1,26 +1,19 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
-import { createServer } from 'vite'
+import { openSources } from './sources.mjs'
 
 const STEP_1 = 0
 const STEP_2 = 1
 const UPDATE = 2
 
-let vite
+let sources
 let DurabilityTracker
 
 before(async () => {
-  vite = await createServer({
-    root: fileURLToPath(new URL('..', import.meta.url)),
-    configFile: false,
-    logLevel: 'error',
-    server: { middlewareMode: true, ws: false, watch: null },
-    optimizeDeps: { noDiscovery: true },
-  })
-  ;({ DurabilityTracker } = await vite.ssrLoadModule('/src/durability.ts'))
+  sources = await openSources()
+  ;({ DurabilityTracker } = await sources.load('durability'))
 })
-after(() => vite.close())
+after(() => sources.close())
 
 const sync = (kind, ...update) => Uint8Array.of(0, kind, update.length, ...update)
 const awareness = Uint8Array.of(1, 1, 0)
@@ -151,4 +144,32 @@ test('closed for good stays closed until the next attempt', () => {
   assert.equal(tracker.state, 'closed')
   tracker.onConnecting({})
   assert.equal(tracker.state, 'offline')
+})
+
+test('without a network it is offline at once, and what is typed is unsaved', () => {
+  const { tracker, socket } = ready()
+  tracker.onNetwork(false)
+  assert.equal(tracker.state, 'offline')
+  assert.equal(tracker.unsaved, false)
+  tracker.onSend(socket, sync(UPDATE, 1, 1, 1))
+  assert.equal(tracker.state, 'offline')
+  assert.equal(tracker.unsaved, true)
+  tracker.onNetwork(true)
+  assert.equal(tracker.state, 'saving')
+})
+
+test('a server that is heard of without a network is there', () => {
+  const { tracker, socket } = ready()
+  tracker.onNetwork(false)
+  tracker.onReceive({}, awareness)
+  assert.equal(tracker.state, 'offline')
+  tracker.onReceive(socket, awareness)
+  assert.equal(tracker.state, 'saved')
+
+  tracker.onNetwork(false)
+  tracker.onClose(socket)
+  const next = {}
+  tracker.onConnecting(next)
+  tracker.onOpen(next)
+  assert.equal(tracker.state, 'connecting')
 })

@@ -1,12 +1,12 @@
 //! The HTTP side: health, metrics, the page.
 
 use super::passed::Prebuffered;
-use super::{State, metrics, page};
+use super::{State, metrics};
 use crate::runtime::{Passed, UNAVAILABLE};
 use crate::validity::UnixSeconds;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -108,6 +108,16 @@ fn is_for_us(state: &State, request: &Request<Incoming>, address: Option<IpAddr>
     headers.all(|host| host.to_str().is_ok_and(allowed)) && request.uri().host().is_none_or(allowed)
 }
 
+/// Whether somebody is to read the answer: whatever scrapes does not ask for a page.
+fn is_browser(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    accepted.any(|kinds| {
+        kinds
+            .to_str()
+            .is_ok_and(|kinds| kinds.contains("text/html"))
+    })
+}
+
 async fn answer(
     state: &State,
     request: &Request<Incoming>,
@@ -138,10 +148,14 @@ async fn answer(
             let stats = state.stats().await;
             let expires = state.certificate.borrow().map(|dates| dates.not_after);
             let body = metrics::text(&stats, state.shards.count(), expires);
-            response(StatusCode::OK, metrics::CONTENT_TYPE, body.into())
+            response(
+                StatusCode::OK,
+                metrics::content_type(is_browser(request.headers())),
+                body.into(),
+            )
         }
-        path => match page::asset(path) {
-            Some(asset) => page::response_of(asset),
+        path => match state.page.answer(path, request.headers()) {
+            Some(answer) => answer,
             None => not_found(path),
         },
     }
@@ -402,6 +416,56 @@ mod tests {
             assert!(detail.contains("\"tls_certificate\": null"), "{detail}");
             let metrics = ask(&state, &get("/metrics")).await;
             assert!(!metrics.contains(metrics::CERTIFICATE_EXPIRY), "{metrics}");
+        });
+    }
+
+    #[test]
+    fn the_page_is_sent_once_and_then_only_if_it_changed() {
+        run(async {
+            let (state, _) = state(Hosts::Any, Bounds::default());
+            let get = |path: &str, more: &str| {
+                format!("GET {path} HTTP/1.1\r\n{more}Connection: close\r\n\r\n")
+            };
+            for path in ["/", "/assets/page.js", "/favicon.svg", "/favicon.ico"] {
+                let answer = ask(&state, &get(path, "")).await;
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(!body.is_empty(), "{path}");
+                let tag = head.lines().find_map(|line| line.strip_prefix("etag: "));
+                let tag = tag.unwrap_or_else(|| panic!("{path} has no tag: {head}"));
+
+                let known = format!("If-None-Match: {tag}\r\n");
+                let again = ask(&state, &get(path, &known)).await;
+                assert!(again.starts_with("HTTP/1.1 304 "), "{path}: {again}");
+                assert!(again.contains(&format!("etag: {tag}\r\n")), "{again}");
+                assert!(again.contains("cache-control: no-cache\r\n"), "{again}");
+                assert!(again.ends_with("\r\n\r\n"), "{again}");
+
+                let older = ask(&state, &get(path, "If-None-Match: \"0\"\r\n")).await;
+                assert!(older.starts_with("HTTP/1.1 200 "), "{path}: {older}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_browser_shows_metrics_and_a_scraper_gets_their_own_type() {
+        run(async {
+            let (state, _) = state(Hosts::Any, Bounds::default());
+            let browser = "text/html,application/xhtml+xml,*/*;q=0.8";
+            let scraper = "application/openmetrics-text;version=1.0.0,text/plain;q=0.2,*/*;q=0.1";
+            let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let accepts = |accept| format!("Accept: {accept}\r\n");
+            for (more, kind) in [
+                (accepts(browser), "text/plain; charset=utf-8"),
+                (accepts(scraper), openmetrics),
+                (String::new(), openmetrics),
+            ] {
+                let get = format!("GET /metrics HTTP/1.1\r\n{more}Connection: close\r\n\r\n");
+                let answer = ask(&state, &get).await;
+                let wanted = format!("content-type: {kind}\r\n");
+                assert!(answer.contains(&wanted), "{more}: {answer}");
+                assert!(answer.ends_with("# EOF\n"), "{answer}");
+            }
         });
     }
 

@@ -10,8 +10,14 @@ use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt::Error;
 
-/// What the answer is called.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What the answer is called. A browser would store the type's own name as a file.
+pub(super) const fn content_type(for_browser: bool) -> &'static str {
+    if for_browser {
+        "text/plain; charset=utf-8"
+    } else {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    }
+}
 
 /// When the certificate that is served expires; not there without TLS.
 pub(super) const CERTIFICATE_EXPIRY: &str = "collabblocks_tls_certificate_expiry_timestamp_seconds";

@@ -73,6 +73,7 @@ struct State {
     /// The dates of the certificate that is served.
     certificate: watch::Receiver<Option<Validity>>,
     bounds: http::Bounds,
+    page: page::Page,
     /// One for each connection that may be served.
     places: Arc<Semaphore>,
     next_id: AtomicU64,
@@ -191,6 +192,7 @@ impl State {
             hosts,
             certificate,
             bounds,
+            page: page::Page::new(),
             places: Arc::new(Semaphore::new(bounds.connections_max)),
             next_id: AtomicU64::new(1),
             draining: AtomicBool::new(false),

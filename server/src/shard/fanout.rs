@@ -39,6 +39,9 @@ impl Shard {
         self.catch_cores_up(now);
         self.tell_wanting(now);
         self.continue_streams();
+        // What was asked for may have begun some.
+        let jobs = self.engine.take_jobs();
+        effects.list.extend(jobs.map(Effect::RunJob));
         if closed && self.acks.is_empty() {
             self.close_guests(now, 1012, RESTARTS);
         }

@@ -1,5 +1,6 @@
 //! A shard over a real engine and a simulated disk, event by event.
 
+mod apart;
 mod durable;
 mod floods;
 mod hot;

@@ -61,6 +61,7 @@ pub fn engine_config() -> EngineConfig {
         },
         commit_delay: Duration::ZERO,
         disk_reserve_bytes: 0,
+        apart_bytes_min: usize::MAX,
         ..EngineConfig::default()
     }
 }
@@ -102,8 +103,14 @@ impl Rig {
 
     /// One with any configuration.
     pub fn made(disk: &Arc<dyn Disk>, config: ShardConfig) -> Self {
+        Self::apart(disk, config, usize::MAX)
+    }
+
+    /// One whose jobs apply updates of so many bytes, and encode documents of four times as many.
+    pub fn apart(disk: &Arc<dyn Disk>, config: ShardConfig, apart_bytes_min: usize) -> Self {
         let engine = EngineConfig {
             evict_after: Duration::from_millis(1),
+            apart_bytes_min,
             ..engine_config()
         };
         let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, engine).unwrap();

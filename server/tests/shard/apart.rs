@@ -1,0 +1,237 @@
+//! Large work on a document is done by a job: its room waits, and nobody else.
+
+use crate::rig::{Replica, Rig, awareness, config, sync};
+use crate::{PONG, limits};
+use collabblocks_server::shard::{ConnId, ControlReply, ControlRequest, Event, SessionLimits};
+use collabblocks_wal::Disk;
+use collabblocks_wal::sim_disk::SimDisk;
+use std::sync::Arc;
+
+const LARGE: usize = 1000;
+
+fn rig(limits: SessionLimits) -> Rig {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    Rig::apart(&disk, config(false, limits, 0, 1), LARGE)
+}
+
+fn greeted(rig: &mut Rig, room: &str) -> ConnId {
+    let conn = rig.open(room);
+    rig.data(conn);
+    conn
+}
+
+/// A client has sent a large update, and a job has the document.
+fn away(rig: &mut Rig, a: ConnId) -> (Replica, Vec<u8>) {
+    let doc = Replica::new(1);
+    let update = sync(2, &doc.write(&"x".repeat(LARGE)));
+    rig.say(a, &[&update]);
+    rig.turn();
+    assert_eq!(rig.jobs.len(), 1, "{:?}", rig.jobs);
+    (doc, update)
+}
+
+#[test]
+fn a_large_update_holds_up_its_room_alone() {
+    let mut rig = rig(limits());
+    let [a, b] = [(); 2].map(|()| greeted(&mut rig, "room"));
+    let [c, d] = [(); 2].map(|()| greeted(&mut rig, "other"));
+    let (_, large) = away(&mut rig, a);
+    let small = sync(2, &Replica::new(2).write("small"));
+    let states = awareness(&[(2, 1, "{}")]);
+    rig.say(b, &[&small, &states]);
+    let elsewhere = sync(2, &Replica::new(3).write("elsewhere"));
+    rig.say(c, &[&elsewhere]);
+    rig.turn();
+    assert_eq!(rig.data(d), [elsewhere], "another room does not wait");
+    assert_eq!(rig.data(a), [states.clone()], "neither does presence");
+    assert_eq!(rig.data(b), [states]);
+    rig.run_jobs();
+    assert_eq!(rig.data(b), [large.clone()]);
+    assert_eq!(rig.data(a), [small.clone()]);
+    rig.settle();
+    assert_eq!(rig.data(a), [large], "its echo, once it is durable");
+    assert_eq!(rig.data(b), [small]);
+}
+
+#[test]
+fn what_follows_in_order_is_taken_in_order() {
+    let mut rig = rig(limits());
+    let [a, b] = [(); 2].map(|()| greeted(&mut rig, "room"));
+    let (doc, first) = away(&mut rig, a);
+    // One that builds on it, another large one that builds on that, and one more.
+    let rest = ["y", &"z".repeat(LARGE), "."].map(|text| sync(2, &doc.write(text)));
+    rig.say(a, &[&rest[0], &rest[1], &rest[2]]);
+    rig.turn();
+    rig.run_jobs();
+    assert_eq!(rig.data(b), [first.clone(), rest[0].clone()]);
+    assert_eq!(rig.jobs.len(), 1, "the next large one");
+    rig.run_jobs();
+    assert_eq!(rig.data(b), [rest[1].clone(), rest[2].clone()]);
+    rig.settle();
+    let echoes: Vec<_> = std::iter::once(first).chain(rest).collect();
+    assert_eq!(rig.data(a), echoes);
+}
+
+#[test]
+fn a_gap_is_asked_for_once_however_much_waits() {
+    let mut rig = rig(limits());
+    let [a, b] = [(); 2].map(|()| greeted(&mut rig, "room"));
+    away(&mut rig, a);
+    let doc = Replica::new(2);
+    doc.write("never sent ");
+    for n in 0..10 {
+        rig.say(b, &[&sync(2, &doc.write(&n.to_string()))]);
+    }
+    // What the client answers, unasked, comes after those.
+    rig.say(b, &[&sync(1, &doc.state())]);
+    rig.turn();
+    rig.run_jobs();
+    rig.settle();
+    assert_eq!(rig.close_code(b), None);
+    let heard = Replica::new(9);
+    heard.hear(&rig.data(a));
+    assert!(heard.text().ends_with("never sent 0123456789"));
+}
+
+#[test]
+fn who_comes_meanwhile_gets_all() {
+    let mut rig = rig(limits());
+    let a = greeted(&mut rig, "room");
+    let (doc, _) = away(&mut rig, a);
+    let b = rig.open("room");
+    rig.say(b, &[&sync(0, &[0])]);
+    rig.turn();
+    assert!(
+        rig.data(b).is_empty(),
+        "it is greeted when the room is back"
+    );
+    rig.settle();
+    let heard = Replica::new(9);
+    heard.hear(&rig.data(b));
+    assert!(heard.text() == doc.text());
+}
+
+#[test]
+fn what_somebody_sent_who_has_left_is_kept_and_told_once_durable() {
+    for stays in [true, false] {
+        let mut rig = rig(limits());
+        let a = greeted(&mut rig, "room");
+        let b = stays.then(|| greeted(&mut rig, "room"));
+        let (doc, large) = away(&mut rig, a);
+        rig.feed(Event::Closed { conn: a });
+        rig.turn();
+        rig.run_jobs();
+        if let Some(b) = b {
+            assert!(rig.data(b).is_empty(), "its author cannot send it again");
+            rig.settle();
+            assert_eq!(rig.data(b), [large]);
+        }
+        rig.settle();
+        let c = greeted(&mut rig, "room");
+        rig.say(c, &[&sync(0, &[0])]);
+        rig.turn();
+        rig.settle();
+        let heard = Replica::new(9);
+        heard.hear(&rig.data(c));
+        assert!(heard.text() == doc.text(), "{stays}");
+    }
+}
+
+#[test]
+fn one_job_makes_the_answer_of_all_who_lack_the_same() {
+    let mut rig = rig(limits());
+    let a = greeted(&mut rig, "room");
+    let doc = Replica::new(1);
+    rig.say(a, &[&sync(2, &doc.write_bold(&"x".repeat(8 * LARGE)))]);
+    rig.turn();
+    rig.settle();
+    rig.data(a);
+    let joiners = [(); 3].map(|()| greeted(&mut rig, "room"));
+    for conn in joiners {
+        rig.say(conn, &[&sync(0, &[0])]);
+    }
+    rig.turn();
+    assert_eq!(rig.jobs.len(), 1, "{:?}", rig.jobs);
+    let answer = sync(1, &doc.state());
+    let next = sync(2, &doc.write("next"));
+    rig.say(a, &[&next]);
+    rig.turn();
+    assert!(joiners.iter().all(|&conn| rig.data(conn).is_empty()));
+    rig.run_jobs();
+    rig.settle();
+    let first = rig.data(joiners[0]);
+    assert_eq!(first, [answer.clone(), next]);
+    for conn in joiners {
+        let heard = Replica::new(9);
+        heard.hear(&first);
+        heard.hear(&rig.data(conn));
+        assert!(heard.text() == doc.text(), "nothing is lost meanwhile");
+    }
+}
+
+#[test]
+fn snapshots_of_large_documents_are_encoded_by_a_job_too() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    let doc = Replica::new(1);
+    {
+        let mut rig = Rig::apart(&disk, config(false, limits(), 0, 1), LARGE);
+        let a = greeted(&mut rig, "room");
+        rig.say(a, &[&sync(2, &doc.write(&"x".repeat(8 * LARGE)))]);
+        rig.turn();
+        rig.settle();
+        rig.feed(Event::Closed { conn: a });
+        rig.turn();
+        // Idle rooms go after a millisecond.
+        rig.pass(std::time::Duration::from_millis(5));
+        let apart = format!("{:?}", rig.jobs);
+        assert!(apart.contains("apart"), "{apart}");
+        rig.settle();
+        rig.pass(std::time::Duration::from_millis(100));
+        rig.settle();
+        assert_eq!(rig.stats().engine.rooms_evicted, 1);
+    }
+    let mut rig = Rig::apart(&disk, config(false, limits(), 0, 1), LARGE);
+    let b = rig.open("room");
+    rig.say(b, &[&sync(0, &[0])]);
+    rig.turn();
+    rig.settle();
+    let heard = Replica::new(9);
+    heard.hear(&rig.data(b));
+    assert!(heard.text() == doc.text());
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let tight = SessionLimits {
+        load_queue_room_bytes_max: 100,
+        ..limits()
+    };
+    let mut rig = rig(tight);
+    let [a, b] = [(); 2].map(|()| greeted(&mut rig, "room"));
+    away(&mut rig, a);
+    let doc = Replica::new(2);
+    rig.say(b, &[&sync(2, &doc.write("fits"))]);
+    assert_eq!(rig.close_code(b), None);
+    rig.say(b, &[&sync(2, &doc.write(&"too much".repeat(20)))]);
+    rig.turn();
+    assert_eq!(rig.close_code(b), Some(1013));
+    rig.run_jobs();
+    rig.settle();
+    assert_eq!(rig.close_code(a), None);
+}
+
+#[test]
+fn a_drain_waits_for_the_job() {
+    let mut rig = rig(limits());
+    let a = greeted(&mut rig, "room");
+    let (_, large) = away(&mut rig, a);
+    rig.feed(Event::Control(ControlRequest::Drain));
+    rig.turn();
+    assert_eq!(rig.close_code(a), None);
+    rig.settle();
+    rig.until(rig.now);
+    let heard = rig.heard(a);
+    assert!(heard.iter().all(|(opcode, _)| *opcode != PONG));
+    assert!(heard.contains(&(2, large)), "it is acknowledged before");
+    assert!(matches!(rig.replies[..], [ControlReply::Drained]));
+}
