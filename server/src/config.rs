@@ -53,11 +53,13 @@ keys::config! {
         /// listened on) or `open` (everyone who reaches the server may read and write all rooms, but for those
         /// whom an embedding program's authenticator does not let in).
         access: Access = Access::Loopback, Bound::Any;
-        /// Origins that browsers may connect from besides the server's own, such as
-        /// `https://app.example.com`; `*` allows all.
+        /// Origins of further pages that may connect, such as `https://app.example.com` or a dev
+        /// server's `http://localhost:5173`; `*` allows all. Without being listed, pages of this machine
+        /// may with `access = "loopback"` (`localhost`, `127.0.0.1`, `[::1]`, any port), and pages of the
+        /// host and port that they connect to with `open`.
         allowed_origins: Vec<String> = Vec::new(), Bound::Any;
-        /// An address of its own for health, metrics and the control API, besides the rooms' port;
-        /// empty for none.
+        /// A further address for the page, health and metrics, always in the clear; the rooms' port
+        /// goes on serving them. Empty for none.
         control_listen: Option<SocketAddr> = None, Bound::Any;
     }
 

@@ -91,10 +91,11 @@ pub fn prepare(effective: &Effective) -> Result<Prepared, Refusal> {
         cores.len(),
         &mut warnings,
     )?;
-    let lock = data::prepare(config, cores.len(), &mut warnings)?;
+    // Before the directory, so that a port that is taken leaves none behind.
     let optional = *effective.source("listen") == Source::Default;
     let listen = listen::probe(&config.listen, optional)?;
     listen::probe(config.control_listen.as_slice(), false)?;
+    let lock = data::prepare(config, cores.len(), &mut warnings)?;
     Ok(Prepared {
         lock,
         cores,
@@ -187,9 +188,11 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         for key in ["listen", "control_listen"] {
-            let refusal = prepare(&effective(dir.path(), &[(key, &address)])).unwrap_err();
+            let data = dir.path().join("data");
+            let refusal = prepare(&effective(&data, &[(key, &address)])).unwrap_err();
             assert_eq!(refusal.exit_code, EXIT_UNAVAILABLE);
             assert!(refusal.sentence.contains(&address), "{refusal}");
+            assert!(!data.exists(), "nothing is left behind");
         }
     }
 }

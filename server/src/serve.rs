@@ -13,12 +13,12 @@ use crate::shard::{
     Admission, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
     ShardId,
 };
-use collabblocks_storage_engine::{EngineConfig, Store};
+use collabblocks_storage_engine::{EngineConfig, OpenReport, Store};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
 use rustls::ServerConfig;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -56,9 +56,19 @@ pub fn serve(config: Config, prepared: Prepared) -> Result<(), ServeError> {
     };
     serve_until(config, prepared, stopped, |addresses| {
         for address in addresses {
-            tracing::info!(%address, "listening: open {scheme}://{address}/ to try it");
+            let host = host_to_open(*address);
+            tracing::info!(%address, "listening: open {scheme}://{host}/ to try it");
         }
     })
+}
+
+/// What a browser on this machine opens to reach a server that listens there.
+fn host_to_open(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("localhost:{}", address.port())
+    } else {
+        address.to_string()
+    }
 }
 
 /// As [`serve`], and also ends once `stop` says so; `on_listening` is told the addresses as soon as
@@ -67,7 +77,7 @@ pub fn serve_until(
     config: Config,
     prepared: Prepared,
     stop: watch::Receiver<bool>,
-    on_listening: impl FnOnce(&[std::net::SocketAddr]),
+    on_listening: impl FnOnce(&[SocketAddr]),
 ) -> Result<(), ServeError> {
     serve_with(config, prepared, Extensions::default(), stop, on_listening)
 }
@@ -85,10 +95,13 @@ pub fn serve_with(
     mut prepared: Prepared,
     extensions: Extensions,
     stop: watch::Receiver<bool>,
-    on_listening: impl FnOnce(&[std::net::SocketAddr]),
+    on_listening: impl FnOnce(&[SocketAddr]),
 ) -> Result<(), ServeError> {
     let (certificate, tls) = prepared.certificate.take().unzip();
     let (config, prepared) = (&config, &prepared);
+    if extensions.authenticator.is_none() && config.access == config::Access::Open {
+        tracing::warn!("{}", who_may_write(config));
+    }
     let shards = u16::try_from(prepared.cores.len())
         .map_err(|_| ServeError::Start("more than 65,535 cores".into()))?;
     let entropy = entropy()?;
@@ -205,8 +218,25 @@ pub fn serve_with(
     })?;
     server.stop();
     match ended {
-        Ended::Drained => Ok(()),
+        Ended::Drained => {
+            tracing::info!("stopped: everything acknowledged is on disk");
+            Ok(())
+        }
         Ended::TimedOut => Err(ServeError::DrainTimedOut),
+    }
+}
+
+/// What an operator of an open server should know.
+fn who_may_write(config: &Config) -> &'static str {
+    match config.tls.client_ca {
+        None => {
+            "access = \"open\": everyone who reaches the port may read and write all rooms; let in only whom you \
+             trust, by a firewall, a proxy that authenticates or tls.client_ca"
+        }
+        Some(_) => {
+            "access = \"open\": everyone who reaches the port with a certificate of tls.client_ca may read and write \
+             all rooms"
+        }
     }
 }
 
@@ -230,7 +260,7 @@ impl Maker {
             rooms = report.rooms,
             records = report.records,
             torn_at = report.torn_at.map(|lsn| lsn.0),
-            clean = report.clean,
+            clean = ended_in_order(&report),
             "shard opened"
         );
         engine.watch(context.heartbeat.clone());
@@ -240,6 +270,11 @@ impl Maker {
         };
         Ok(Shard::new(shard, engine))
     }
+}
+
+/// Whether a log was closed in order, or is as empty as it was made: what is new has not ended badly.
+fn ended_in_order(report: &OpenReport) -> bool {
+    report.clean || (report.rooms == 0 && report.records == 0 && report.torn_at.is_none())
 }
 
 /// An error of the disk with what to do about it.
@@ -361,6 +396,78 @@ mod tests {
     use super::*;
     use crate::runtime::watchdog::{Heartbeat, RoomName};
     use crate::shard::ConnId;
+
+    #[test]
+    fn what_is_to_be_opened_is_an_address() {
+        let open = |address: &str| host_to_open(address.parse().unwrap());
+        assert_eq!(open("0.0.0.0:80"), "localhost:80");
+        assert_eq!(open("[::]:80"), "localhost:80");
+        assert_eq!(open("[::1]:80"), "[::1]:80");
+        assert_eq!(open("192.0.2.1:80"), "192.0.2.1:80");
+    }
+
+    #[test]
+    fn what_is_new_did_not_end_badly() {
+        let new = OpenReport::default();
+        assert!(!new.clean && ended_in_order(&new));
+        let whole = OpenReport {
+            records: 1,
+            ..OpenReport::default()
+        };
+        assert!(!ended_in_order(&whole));
+        let torn = OpenReport {
+            torn_at: Some(collabblocks_wal::Lsn(1)),
+            ..OpenReport::default()
+        };
+        assert!(!ended_in_order(&torn));
+        assert!(ended_in_order(&OpenReport {
+            clean: true,
+            ..whole
+        }));
+    }
+
+    #[test]
+    fn who_may_write_is_told_as_it_is() {
+        let mut config = Config::default();
+        let told = who_may_write(&config);
+        assert!(told.contains("everyone who reaches the port may read and write all rooms"));
+        config.tls.client_ca = Some("a".into());
+        assert!(who_may_write(&config).contains("with a certificate of tls.client_ca"));
+    }
+
+    #[test]
+    fn whoever_holds_the_sender_ends_it() {
+        type End = fn(watch::Sender<bool>);
+        let ends: [End; 2] = [|stop| stop.send(true).unwrap(), drop];
+        for end in ends {
+            let dir = tempfile::tempdir().unwrap();
+            let flags = vec![
+                ("data", dir.path().display().to_string()),
+                ("listen", "127.0.0.1:0".into()),
+                ("cores", "1".into()),
+                ("snapshots.disk_reserve_bytes", "0".into()),
+                ("limits.update_bytes_max", "262144".into()),
+                ("wal.segment_bytes", "1048576".into()),
+            ];
+            let effective = config::load(&config::Inputs {
+                flags,
+                ..config::Inputs::default()
+            })
+            .unwrap();
+            let prepared = crate::preflight::prepare(&effective).unwrap();
+            let (stop, stopped) = watch::channel(false);
+            let (heard, listening) = std::sync::mpsc::channel();
+            let serving = std::thread::spawn(move || {
+                serve_until(effective.config, prepared, stopped, |addresses| {
+                    heard.send(addresses.to_vec()).unwrap();
+                })
+            });
+            let address = listening.recv().unwrap()[0];
+            std::net::TcpStream::connect(address).unwrap();
+            end(stop);
+            serving.join().unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn a_shard_waits_for_answers_as_the_configuration_says() {

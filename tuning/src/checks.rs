@@ -66,6 +66,9 @@ pub struct Finding {
     pub status: Status,
     /// What is set.
     pub current: String,
+    /// The same as a number, if it is so many bytes; those without a limit have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_bytes: Option<u64>,
     /// [`Check::wanted`].
     pub wanted: &'static str,
     /// [`Check::why`].
@@ -89,12 +92,23 @@ pub fn evaluate(facts: &Facts) -> Vec<Finding> {
             severity: check.severity,
             status,
             current,
+            current_bytes: bytes(check.id, facts).filter(|bytes| *bytes != u64::MAX),
             wanted: check.wanted,
             why: check.why,
             how: check.how.replace("{disk}", disk),
         }
     };
     checks().iter().map(finding).collect()
+}
+
+/// The bytes that a check is about, if it is about bytes.
+fn bytes(id: &str, facts: &Facts) -> Option<u64> {
+    match id {
+        "memlock" => facts.memlock_bytes,
+        "space" => facts.disk_free_bytes,
+        "swap" => facts.swap_bytes,
+        _ => None,
+    }
 }
 
 /// All checks, in the order they are printed.
@@ -115,6 +129,29 @@ fn amount(value: u64) -> String {
         "unlimited".into()
     } else {
         value.to_string()
+    }
+}
+
+fn at_least_bytes(value: Option<u64>, wanted: u64) -> Option<(Status, String)> {
+    let (status, _) = at_least(value, wanted)?;
+    Some((status, amount_bytes(value?)))
+}
+
+/// Bytes in the largest unit of which there is one, cut off after a digit: what is shown is there.
+fn amount_bytes(value: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    if value == u64::MAX {
+        return "unlimited".into();
+    }
+    match UNITS.iter().find(|(_, unit)| value >= *unit) {
+        None => format!("{value} bytes"),
+        Some((name, unit)) => {
+            let (whole, tenths) = (value / unit, value % unit * 10 / unit);
+            match tenths {
+                0 => format!("{whole} {name}"),
+                _ => format!("{whole}.{tenths} {name}"),
+            }
+        }
     }
 }
 
@@ -165,10 +202,10 @@ static CHECKS: &[Check] = &[
         id: "memlock",
         title: "Locked memory",
         severity: Severity::Important,
-        wanted: "at least 67108864 bytes",
+        wanted: "at least 64 MiB",
         why: "buffers registered with the kernel count against it, and the glommio runtime does not start with little",
         how: "LimitMEMLOCK=64M in the unit, or `* - memlock 65536` in /etc/security/limits.conf",
-        judge: |facts| match at_least(facts.memlock_bytes, 64 << 20)? {
+        judge: |facts| match at_least_bytes(facts.memlock_bytes, 64 << 20)? {
             (Status::Warn, current) if facts.may_raise_limits => judged(
                 true,
                 Status::Ok,
@@ -306,10 +343,10 @@ static CHECKS: &[Check] = &[
         id: "space",
         title: "Free space",
         severity: Severity::Important,
-        wanted: "at least 4294967296 bytes",
+        wanted: "at least 4 GiB",
         why: "each core keeps up to 16 log segments of 64 MiB besides snapshots; short of space updates are refused",
         how: "free some space, or put the data directory on a larger disk",
-        judge: |facts| at_least(facts.disk_free_bytes, 4 << 30),
+        judge: |facts| at_least_bytes(facts.disk_free_bytes, 4 << 30),
     },
     Check {
         id: "clocksource",
@@ -343,7 +380,7 @@ static CHECKS: &[Check] = &[
             (bytes, Some(swappiness)) => judged(
                 swappiness <= 10,
                 Status::Warn,
-                format!("{bytes} bytes, swappiness {swappiness}"),
+                format!("{}, swappiness {swappiness}", amount_bytes(bytes)),
             ),
             (_, None) => None,
         },

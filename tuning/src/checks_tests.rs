@@ -99,7 +99,7 @@ fn each_check_is_judged_by_its_fact_alone() {
         ("certificate", Fail, "no PEM", |f| {
             f.certificate = Some(Certificate::Unusable("no PEM".into()))
         }),
-        ("memlock", Warn, "67108863", |f| {
+        ("memlock", Warn, "63.9 MiB", |f| {
             f.memlock_bytes = Some((64 << 20) - 1)
         }),
         ("memlock", Ok, "this user may raise", |f| {
@@ -155,7 +155,7 @@ fn each_check_is_judged_by_its_fact_alone() {
         ("clocksource", Warn, "hpet", |f| {
             f.clocksource = Some("hpet".into())
         }),
-        ("swap", Warn, "swappiness 60", |f| {
+        ("swap", Warn, "1 GiB, swappiness 60", |f| {
             f.swap_bytes = Some(1 << 30)
         }),
         ("swap", Ok, "swappiness 1", |f| {
@@ -252,4 +252,32 @@ fn ids_are_unique_and_every_check_says_why_and_how() {
             check.id
         );
     }
+}
+
+#[test]
+fn bytes_are_told_in_units_and_as_a_number() {
+    for (bytes, told) in [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1 << 10, "1 KiB"),
+        (64 << 20, "64 MiB"),
+        ((64 << 20) - 1, "63.9 MiB"),
+        (30_819_962_880, "28.7 GiB"),
+        (u64::MAX - 1, "17179869183.9 GiB"),
+        (u64::MAX, "unlimited"),
+    ] {
+        assert_eq!(amount_bytes(bytes), told);
+    }
+    let facts = Facts {
+        disk_free_bytes: Some(30_819_962_880),
+        ..good()
+    };
+    let all = evaluate(&facts);
+    let of = |id: &str| all.iter().find(|finding| finding.id == id).unwrap();
+    assert_eq!(of("space").current, "28.7 GiB");
+    let json = serde_json::to_value(of("space")).unwrap();
+    assert_eq!(json["current_bytes"], 30_819_962_880_u64);
+    assert_eq!(of("memlock").current_bytes, None, "unlimited");
+    let json = serde_json::to_value(of("kernel")).unwrap();
+    assert!(json.get("current_bytes").is_none());
 }

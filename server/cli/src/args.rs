@@ -39,7 +39,10 @@ fn serve() -> Command {
 
 fn config() -> Command {
     let check = Command::new("check")
-        .about("Prints ok, or all that is wrong with the configuration, each with its place");
+        .about(
+            "Prints ok, or all that is wrong with the configuration, each with its place; reads the certificate's \
+             files too",
+        );
     let print = Command::new("print")
         .about("Prints the configuration in force, each value with where it comes from");
     Command::new("config")
@@ -91,10 +94,11 @@ fn health() -> Command {
              names and dates do not matter. With --ca-file its dates do. Exits 0 if ready, else 1.",
         );
     let mut command = with_config(command);
-    for name in ["listen", "control_listen", "tls.certificate", "tls.key"] {
+    for name in ["listen", "control_listen", "tls.certificate"] {
         command = command.arg(key_arg(key(name), Show::Yes));
     }
-    command
+    // Of no use to it, and taken so that the server's own options may be given.
+    command.arg(key_arg(key("tls.key"), Show::No))
 }
 
 fn wal() -> Command {

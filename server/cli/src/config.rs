@@ -2,11 +2,17 @@
 
 use crate::{exit, given};
 use clap::ArgMatches;
+use collabblocks_server::certificate::Certificate;
 use collabblocks_server::config::{Effective, Inputs, Key, default_file, load};
 use std::path::PathBuf;
 
 /// Reads the configuration from all its sources; what is wrong goes to standard error.
 pub fn read(matches: &ArgMatches) -> Result<Effective, u8> {
+    read_without(matches, &[])
+}
+
+/// As [`read`], for a command that does not use these keys.
+pub fn read_without(matches: &ArgMatches, unused: &[&'static str]) -> Result<Effective, u8> {
     let env = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         Some((name, value.to_string_lossy().into_owned()))
@@ -18,6 +24,7 @@ pub fn read(matches: &ArgMatches) -> Result<Effective, u8> {
         file: matches.get_one::<PathBuf>("config").cloned(),
         env: env.collect(),
         flags: flags.collect(),
+        unused: unused.to_vec(),
     };
     load(&inputs).map_err(|problems| {
         for problem in problems {
@@ -30,9 +37,17 @@ pub fn read(matches: &ArgMatches) -> Result<Effective, u8> {
 /// Runs the command; its exit code.
 pub fn run(matches: &ArgMatches) -> u8 {
     let result = match matches.subcommand() {
-        Some(("check", matches)) => read(matches).map(|effective| {
+        Some(("check", matches)) => read(matches).and_then(|effective| {
             warn(&effective);
+            // As a start does.
+            if let Some(files) = effective.config.certificate() {
+                Certificate::load(files).map_err(|why| {
+                    eprintln!("{why}");
+                    exit::CONFIG
+                })?;
+            }
             println!("ok");
+            Ok(())
         }),
         Some(("print", matches)) => read(matches).map(|effective| {
             warn(&effective);

@@ -17,7 +17,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Runs the command; its exit code.
 pub fn run(matches: &ArgMatches) -> u8 {
-    let effective = match config::read(matches) {
+    // The key stays with the server, where another user may not read it.
+    let effective = match config::read_without(matches, &["tls.key"]) {
         Ok(effective) => effective,
         Err(code) => return code,
     };

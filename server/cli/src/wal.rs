@@ -100,10 +100,11 @@ fn verdict(found: &Recovered) -> String {
     let state = match (torn_at, clean) {
         (Some(at), _) => format!("a torn tail at LSN {} would be cut off", at.0),
         (None, true) => "closed in order".into(),
-        (None, false) => "not closed in order, and whole".into(),
+        (None, false) => "whole, though not closed in order".into(),
     };
     format!(
-        "ok, {records} records in {bytes} bytes, ends at LSN {}; {state}",
+        "ok, {} in {bytes} bytes, ends at LSN {}; {state}",
+        counted(*records as usize, "record"),
         end.0
     )
 }
@@ -139,12 +140,26 @@ fn verify_snapshots(disk: &dyn Disk, data: &Path) -> bool {
             .count();
         let bad = unreadable.count();
         println!(
-            "shard {shard}: {} rooms, {snapshots} with a snapshot, {bad} of which cannot be read",
-            rooms.len()
+            "shard {shard}: {}, {}: {}",
+            counted(rooms.len(), "room"),
+            counted(snapshots, "snapshot"),
+            match (snapshots, bad) {
+                (0, 0) => "nothing to read".into(),
+                (_, 0) => "all can be read".into(),
+                _ => format!("{bad} CANNOT BE READ"),
+            }
         );
         sound &= faults.is_empty() && bad == 0;
     }
     sound
+}
+
+/// So many of what is named in the singular.
+fn counted(count: usize, name: &str) -> String {
+    match count {
+        1 => format!("1 {name}"),
+        _ => format!("{count} {name}s"),
+    }
 }
 
 fn entropy() -> io::Result<[u8; 32]> {
@@ -196,13 +211,10 @@ fn salvage(data: &Path, out: &Path) -> u8 {
         };
         println!("room {:?}: to update {}, {state}", room.name, room.room_seq);
     }
+    let kept = salvaged.rooms.iter().filter(|room| room.room_seq > 0);
     println!(
-        "{} rooms in {}: start the server with --data {1}",
-        salvaged
-            .rooms
-            .iter()
-            .filter(|room| room.room_seq > 0)
-            .count(),
+        "{} in {}: start the server with --data {1}",
+        counted(kept.count(), "room"),
         out.display()
     );
     if whole { exit::OK } else { exit::FAILED }
@@ -325,4 +337,27 @@ fn record_line(record: &Record<'_>) -> String {
 
 fn put(line: &mut String, arguments: std::fmt::Arguments<'_>) {
     line.write_fmt(arguments).expect("a String takes all");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use collabblocks_wal::Lsn;
+
+    #[test]
+    fn what_is_found_reads_as_a_sentence() {
+        assert_eq!(counted(0, "room"), "0 rooms");
+        assert_eq!(counted(1, "room"), "1 room");
+        let found = Recovered {
+            records: 2,
+            bytes: 8192,
+            end: Lsn(9),
+            torn_at: None,
+            clean: false,
+        };
+        assert_eq!(
+            verdict(&found),
+            "ok, 2 records in 8192 bytes, ends at LSN 9; whole, though not closed in order"
+        );
+    }
 }

@@ -39,6 +39,8 @@ struct Server {
     child: Child,
     log: BufReader<ChildStderr>,
     address: String,
+    /// What was logged up to that.
+    begun: String,
 }
 
 impl Server {
@@ -59,6 +61,7 @@ impl Server {
             child,
             log,
             address: String::new(),
+            begun: String::new(),
         };
         while server.address.is_empty() {
             let mut line = String::new();
@@ -66,6 +69,7 @@ impl Server {
             assert!(read > 0, "the server ended");
             let event: serde_json::Value = serde_json::from_str(&line).expect("logs are JSON");
             server.address = event["address"].as_str().unwrap_or_default().into();
+            server.begun += &line;
         }
         server
     }
@@ -80,13 +84,18 @@ impl Server {
         }
     }
 
-    fn stop(mut self) -> Option<i32> {
+    fn stop(self) -> Option<i32> {
+        self.stop_and_log().0
+    }
+
+    /// Its exit code, and what it logged from here on.
+    fn stop_and_log(mut self) -> (Option<i32>, String) {
         let pid = self.child.id().to_string();
         let kill = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
         assert!(kill.success());
         let mut rest = String::new();
         while self.log.read_line(&mut rest).unwrap() > 0 {}
-        self.child.wait().unwrap().code()
+        (self.child.wait().unwrap().code(), rest)
     }
 }
 
@@ -124,10 +133,29 @@ fn a_server_is_started_asked_and_stopped() {
     let (code, verdict, warning) = run(&["wal", "verify"], &data);
     assert_eq!((code, warning.as_str()), (Some(0), ""));
     assert!(
-        verdict.starts_with("shard 0: ok, 1 records")
-            && verdict.contains("closed in order\nshard 0: 0 rooms, 0 with a snapshot"),
+        verdict.starts_with("shard 0: ok, 1 record in ")
+            && verdict.contains("closed in order\nshard 0: 0 rooms, 0 snapshots: nothing to read"),
         "{verdict}"
     );
+}
+
+#[test]
+fn what_is_logged_reads_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--access", "open"]);
+    let told = "everyone who reaches the port may read and write all rooms";
+    assert_eq!(server.begun.matches(told).count(), 1, "{}", server.begun);
+    // What is new did not end badly.
+    assert!(server.begun.contains("shard opened"), "{}", server.begun);
+    assert!(server.begun.contains("\"clean\":true"), "{}", server.begun);
+    let (code, log) = server.stop_and_log();
+    assert_eq!(code, Some(0));
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("stopped"), "{log}");
+
+    let server = Server::start(dir.path());
+    assert!(!server.begun.contains(told), "{}", server.begun);
+    assert_eq!(server.stop(), Some(0));
 }
 
 /// A certificate for `name`, its key, and the root that signed it, as files in `dir`.
@@ -182,6 +210,9 @@ fn health_asks_over_tls_and_trusts_nobody_else() {
     };
     let (code, errors) = health(&tls);
     assert_eq!(code, Some(0), "{errors}");
+    // The key is the server's own.
+    let (code, errors) = health(&tls[..2]);
+    assert_eq!(code, Some(0), "{errors}");
     let (code, errors) = health(&[&tls[..], &["--ca-file", &own.root]].concat());
     assert_eq!(code, Some(0), "{errors}");
 
@@ -225,6 +256,16 @@ fn an_expired_certificate_is_told_and_stops_no_start() {
     let new = certificate_until(dir.path(), "new.example", 3000);
     let tls = ["--tls-certificate", &old.pem, "--tls-key", &old.key];
     let data = dir.path().join("data");
+    // The file of a configuration is good if its certificate's files are.
+    let missing = ["--tls-certificate", &old.pem, "--tls-key", "/nowhere.pem"];
+    for (files, code) in [(tls, 0), (missing, 78)] {
+        let mut command = collabblocks();
+        let output = command.args(["config", "check"]).args(files).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).contains("tls.key: /nowhere.pem");
+        assert_eq!(told, code != 0, "{output:?}");
+    }
     let check = || {
         let mut command = collabblocks();
         command.args(["check", "--json", "--data"]).arg(&data);

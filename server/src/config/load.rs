@@ -13,6 +13,8 @@ use toml::de::{DeTable, DeValue};
 pub enum Source {
     /// It is as it was built.
     Default,
+    /// The file as a whole.
+    WholeFile(PathBuf),
     /// A line of the file, from 1.
     File(PathBuf, usize),
     /// An environment variable.
@@ -25,6 +27,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Default => f.write_str("default"),
+            Source::WholeFile(path) => path.display().fmt(f),
             Source::File(path, line) => write!(f, "{}:{line}", path.display()),
             Source::Env(name) => write!(f, "environment {name}"),
             Source::Flag(flag) => write!(f, "flag --{flag}"),
@@ -37,13 +40,26 @@ impl fmt::Display for Source {
 pub struct Problem {
     /// Where it was found.
     pub source: Source,
+    /// The key that it is about, if it is about one.
+    pub key: Option<&'static str>,
     /// What is wrong, and what to do.
     pub what: String,
 }
 
 impl fmt::Display for Problem {
+    /// The place, the key unless the place says it, and what is wrong.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.source, self.what)
+        match (&self.source, self.key) {
+            (Source::Default, _) => {}
+            (Source::Flag(flag), _) => write!(f, "--{flag}: ")?,
+            (source, _) => write!(f, "{source}: ")?,
+        }
+        match (&self.source, self.key) {
+            (Source::Default | Source::WholeFile(_) | Source::File(..), Some(key)) => {
+                write!(f, "{key}: {}", self.what)
+            }
+            _ => f.write_str(&self.what),
+        }
     }
 }
 
@@ -58,6 +74,8 @@ pub struct Inputs {
     pub env: Vec<(String, String)>,
     /// Values of flags, by the name of their key.
     pub flags: Vec<(&'static str, String)>,
+    /// Keys that are not used by who reads: rules over several keys do not ask for them.
+    pub unused: Vec<&'static str>,
 }
 
 /// A configuration that keeps to all rules, and where each value of it comes from.
@@ -126,7 +144,7 @@ pub fn load(inputs: &Inputs) -> Result<Effective, Vec<Problem>> {
             Ok(text) => loading.file(path, &text),
             Err(error) => {
                 let what = format!("the configuration file cannot be read: {error}");
-                loading.problem(Source::File(path.clone(), 1), what);
+                loading.problem(Source::WholeFile(path.clone()), None, what);
             }
         }
     }
@@ -139,11 +157,14 @@ pub fn load(inputs: &Inputs) -> Result<Effective, Vec<Problem>> {
     }
     if loading.problems.is_empty() {
         for (name, what) in rules::broken(&loading.config) {
+            if inputs.unused.contains(&name) {
+                continue;
+            }
             let at = Key::all()
                 .iter()
                 .position(|key| key.name == name)
                 .expect("rules name keys");
-            loading.problem(loading.sources[at].clone(), format!("{name}: {what}"));
+            loading.problem(loading.sources[at].clone(), Some(name), what);
         }
     }
     if loading.problems.is_empty() {
@@ -171,8 +192,8 @@ struct Loading {
 }
 
 impl Loading {
-    fn problem(&mut self, source: Source, what: String) {
-        self.problems.push(Problem { source, what });
+    fn problem(&mut self, source: Source, key: Option<&'static str>, what: String) {
+        self.problems.push(Problem { source, key, what });
     }
 
     fn set(
@@ -189,7 +210,7 @@ impl Loading {
                     .expect("a key of the table");
                 self.sources[at] = source;
             }
-            Err(what) => self.problem(source, format!("{}: {what}", key.name)),
+            Err(what) => self.problem(source, Some(key.name), what),
         }
     }
 
@@ -205,7 +226,8 @@ impl Loading {
             Err(error) => {
                 let at = error.span().map_or(1, |span| line(span.start));
                 let what = error.message().replace('\n', ", ");
-                return self.problem(Source::File(path.into(), at), format!("not TOML: {what}"));
+                let source = Source::File(path.into(), at);
+                return self.problem(source, None, format!("not TOML: {what}"));
             }
         };
         let mut found = Vec::new();
@@ -219,6 +241,7 @@ impl Loading {
                 }),
                 None => self.problem(
                     source,
+                    None,
                     unknown(
                         "key",
                         &name,
@@ -242,7 +265,11 @@ impl Loading {
             } else if ENV_OTHER.contains(&name.as_str()) {
                 continue;
             } else if looks_like_a_key(name, &names) {
-                self.problem(source, unknown("variable", name, names.iter().cloned()));
+                self.problem(
+                    source,
+                    None,
+                    unknown("variable", name, names.iter().cloned()),
+                );
             } else {
                 self.warnings.push(format!(
                     "environment variable {name} is no key of the configuration and is ignored"

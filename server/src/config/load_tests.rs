@@ -43,6 +43,7 @@ fn later_sources_come_before_earlier_ones() {
             ("wal.commit_delay_us", "0".into()),
             ("listen", "127.0.0.1:1,[::1]:2".into()),
         ],
+        ..Inputs::default()
     })
     .unwrap();
     assert_eq!(loaded.config.cores, Cores::List(vec![1, 0]));
@@ -171,8 +172,49 @@ fn an_absent_file_is_told() {
         ..Inputs::default()
     })
     .unwrap_err()[0];
-    assert!(problem.to_string().contains("/nowhere/c.toml"), "{problem}");
-    assert!(problem.what.contains("cannot be read"), "{problem}");
+    // There is no line in it.
+    let begin = "/nowhere/c.toml: the configuration file cannot be read: ";
+    assert!(problem.to_string().starts_with(begin), "{problem}");
+}
+
+#[test]
+fn a_problem_names_its_key_once() {
+    let told = |name: &'static str, text: &str| {
+        let inputs = Inputs {
+            flags: vec![(name, text.into())],
+            ..Inputs::default()
+        };
+        load(&inputs).unwrap_err()[0].to_string()
+    };
+    let flag = told("listen", "0.0.0.0:0");
+    assert!(
+        flag.starts_with("--listen: 0.0.0.0:0 is not a loopback address"),
+        "{flag}"
+    );
+    // What is missing was given nowhere.
+    let missing = told("tls.certificate", "a.pem");
+    assert!(
+        missing.starts_with("tls.key: tls.certificate is given"),
+        "{missing}"
+    );
+    let file = file("cores = 'x'\n");
+    let inputs = Inputs {
+        file: Some(file.path().into()),
+        ..Inputs::default()
+    };
+    let line = load(&inputs).unwrap_err()[0].to_string();
+    assert!(line.contains(":1: cores: "), "{line}");
+}
+
+#[test]
+fn keys_that_are_not_used_may_be_missing() {
+    let mut inputs = Inputs {
+        flags: vec![("tls.certificate", "a.pem".into())],
+        ..Inputs::default()
+    };
+    assert_eq!(load(&inputs).unwrap_err()[0].key, Some("tls.key"));
+    inputs.unused = vec!["tls.key"];
+    assert!(load(&inputs).is_ok());
 }
 
 #[test]
@@ -205,7 +247,7 @@ fn mistaken_variables_are_refused_and_others_left_alone() {
     assert!(
         problem
             .to_string()
-            .starts_with("environment COLLABBLOCKS_ACCESS: access: wants"),
+            .starts_with("environment COLLABBLOCKS_ACCESS: wants"),
         "{problem}"
     );
     assert_eq!(

@@ -156,12 +156,28 @@ async fn answer(
         }
         path => match state.page.answer(path, request.headers()) {
             Some(answer) => answer,
-            None => text(
-                StatusCode::NOT_FOUND,
-                "nothing is served here over plain HTTP; rooms are WebSockets: ws://<host>/<room>\n",
-            ),
+            None => not_found(path),
         },
     }
+}
+
+/// Rooms are WebSockets; the page opens one by another address.
+fn not_found(path: &str) -> Response<Full<Bytes>> {
+    let mut why = String::from(
+        "nothing is served here over plain HTTP; rooms are WebSockets: ws://<host>/<room>",
+    );
+    let room = path.strip_prefix('/').unwrap_or_default();
+    // Of other names the page's address has other letters.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+    if !room.is_empty() && room.bytes().all(plain) && !crate::edge::http::is_reserved(path) {
+        why += &format!("; in the page: /?room={room}");
+    }
+    why.push('\n');
+    response(
+        StatusCode::NOT_FOUND,
+        "text/plain; charset=utf-8",
+        why.into(),
+    )
 }
 
 async fn ready(state: &State) -> Response<Full<Bytes>> {
@@ -351,6 +367,26 @@ mod tests {
             // Simple probes name no host.
             let old = "GET /health/live HTTP/1.0\r\n\r\n";
             assert!(ask(&state, old).await.starts_with("HTTP/1.0 200 "));
+        });
+    }
+
+    #[test]
+    fn who_looks_for_a_room_is_shown_the_page() {
+        run(async {
+            let (state, _) = state(Hosts::local(&[]), Bounds::default());
+            for (path, shown) in [
+                ("/my-room", true),
+                ("/a%20b", false),
+                ("/api", false),
+                ("/a/b", false),
+            ] {
+                let get =
+                    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+                let answer = ask(&state, &get).await;
+                assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
+                let page = format!("in the page: /?room={}\n", &path[1..]);
+                assert_eq!(answer.ends_with(&page), shown, "{path}: {answer}");
+            }
         });
     }
 

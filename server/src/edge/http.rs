@@ -132,7 +132,8 @@ fn list_has(value: &str, token: &str) -> bool {
         .any(|v| v.trim().eq_ignore_ascii_case(token))
 }
 
-fn is_reserved(path: &str) -> bool {
+/// Whether the path is one of [`RESERVED`], or below one.
+pub(crate) fn is_reserved(path: &str) -> bool {
     RESERVED.iter().any(|r| {
         path.strip_prefix(r)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -270,6 +271,8 @@ mod tests {
         assert!(with("http://example.org:8080").origin_allowed(none, false));
         assert!(!with("http://example.org:8080").origin_allowed(none, true));
         assert!(!with("http://example.org").origin_allowed(none, false));
+        // A page of this machine is not of this host and port.
+        assert!(!with("http://localhost:5173").origin_allowed(none, false));
         assert!(!with("null").origin_allowed(none, false));
         assert!(with("https://app.example").origin_allowed(&["https://app.example".into()], false));
     }

@@ -116,7 +116,30 @@ pub(super) fn prepare(
         log_bytes: shards as u64 * SEGMENTS_AT_START * config.wal.segment_bytes,
     };
     space.judge(data, has_store, warnings)?;
+    judge_medium(data, warnings)?;
     Ok(lock)
+}
+
+/// Warns where all there is stays in memory.
+fn judge_medium(data: &Path, warnings: &mut Vec<String>) -> Result<(), Refusal> {
+    let found = rustix::fs::statfs(data).map_err(|errno| unusable(data, &errno.into()))?;
+    if let Some(name) = memory_file_system(found.f_type as u64) {
+        warnings.push(format!(
+            "the data directory {} is in memory ({name}): nothing in it survives a reboot; put it on a disk with --data",
+            data.display()
+        ));
+    }
+    Ok(())
+}
+
+/// The name of a file system that keeps its files in memory alone, by its number in statfs(2).
+fn memory_file_system(magic: u64) -> Option<&'static str> {
+    // Its width is that of a machine word; the numbers are of 32 bits.
+    match magic & 0xFFFF_FFFF {
+        0x0102_1994 => Some("tmpfs"),
+        0x8584_58F6 => Some("ramfs"),
+        _ => None,
+    }
 }
 
 fn direct_refusal(data: &Path, error: &DirectIoError) -> Refusal {
@@ -238,6 +261,29 @@ mod tests {
             );
             assert_eq!(refusal.exit_code, code, "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_directory_in_memory_is_told() {
+        use rustix::fs::MemfdFlags;
+        use std::os::fd::AsRawFd;
+        // A file of the kernel's own tmpfs, which is there whatever is mounted.
+        let file = rustix::fs::memfd_create("d", MemfdFlags::CLOEXEC).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let mut warnings = Vec::new();
+        judge_medium(&path, &mut warnings).unwrap();
+        let [warning] = warnings.as_slice() else {
+            panic!("{warnings:?}");
+        };
+        assert!(
+            warning.contains("is in memory (tmpfs): nothing in it survives a reboot"),
+            "{warning}"
+        );
+        judge_medium(Path::new("/proc"), &mut warnings).unwrap();
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(memory_file_system(0xEF53), None, "ext4");
+        assert_eq!(memory_file_system(0xFFFF_FFFF_8584_58F6), Some("ramfs"));
+        assert!(judge_medium(Path::new("/nowhere/d"), &mut warnings).is_err());
     }
 
     #[test]

@@ -62,13 +62,13 @@ pub(super) fn judge_memlock(
     if glommio && bytes < needed {
         return Err(Refusal::unavailable(format!(
             "locked memory is limited to {bytes} bytes and the glommio runtime needs {needed}: raise it with \
-             `ulimit -l` or LimitMEMLOCK=, or use runtime = \"ring\""
+             `ulimit -l` or LimitMEMLOCK=64M in a unit, or use runtime = \"ring\""
         )));
     }
     if bytes < MEMLOCK_WANTED_BYTES {
         warnings.push(format!(
             "locked memory is limited to {bytes} bytes; {MEMLOCK_WANTED_BYTES} are better: raise it with `ulimit -l` \
-             or LimitMEMLOCK="
+             or LimitMEMLOCK=64M in a unit"
         ));
     }
     Ok(())
@@ -96,13 +96,13 @@ fn judge_files(files: u64, warnings: &mut Vec<String>) -> Result<u64, Refusal> {
     if files < FILES_NEEDED {
         return Err(Refusal::unavailable(format!(
             "the process may open only {files} files and needs at least {FILES_NEEDED}: raise the limit with \
-             `ulimit -n` or LimitNOFILE="
+             `ulimit -n` or LimitNOFILE=1048576 in a unit"
         )));
     }
     if files < FILES_WANTED {
         warnings.push(format!(
             "the process may open only {files} files, and each connection is one: raise the limit with `ulimit -n` or \
-             LimitNOFILE="
+             LimitNOFILE=1048576 in a unit"
         ));
     }
     Ok(files)

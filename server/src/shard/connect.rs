@@ -140,6 +140,7 @@ impl Shard {
         effects.list.push(Effect::Established { conn: id });
         let room = upgrade.room.as_str();
         let limits = &self.config.limits;
+        let too_long;
         let refused = if room.is_empty() {
             Some((
                 "room_name",
@@ -147,8 +148,11 @@ impl Shard {
                 "the room name is empty: put it in the path, as in ws://host/my-room",
             ))
         } else if room.len() > limits.room_name_bytes_max {
-            let reason = "the room name is longer than room_name_bytes_max";
-            Some(("room_name", 4400, reason))
+            too_long = format!(
+                "the room name is longer than limits.room_name_bytes_max = {}",
+                limits.room_name_bytes_max
+            );
+            Some(("room_name", 4400, too_long.as_str()))
         } else if self.config.quarantine.contains(room) {
             let reason =
                 "the room stopped the server before and is closed until an operator releases it";

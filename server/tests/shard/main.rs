@@ -103,6 +103,21 @@ fn a_room_in_quarantine_is_not_opened_and_others_are() {
     assert!(rig.closed.contains(&a) && !rig.closed.contains(&b));
 }
 
+#[test]
+fn a_room_name_that_is_too_long_is_told_which_setting_says_so() {
+    let mut rig = Rig::new(false, limits());
+    let longest = limits().room_name_bytes_max;
+    let a = rig.open_without_turn(&"x".repeat(longest));
+    let b = rig.open_without_turn(&"x".repeat(longest + 1));
+    rig.turn();
+    assert!(!rig.closed.contains(&a) && rig.closed.contains(&b));
+    rig.skip_head(b);
+    let frames = rig.heard(b);
+    assert_eq!(frames[0].1[..2], 4400u16.to_be_bytes());
+    let told = format!("the room name is longer than limits.room_name_bytes_max = {longest}");
+    assert_eq!(frames[0].1[2..], *told.as_bytes());
+}
+
 /// Rooms, sessions, clients present, sessions behind.
 fn gauges(rig: &mut Rig) -> [u64; 4] {
     rig.feed(Event::Control(ControlRequest::Stats { id: 1 }));
