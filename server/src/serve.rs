@@ -195,7 +195,6 @@ pub fn serve_with(
         .quarantine_in(data.into())
         .start(makers)
         .map_err(ServeError::Start)?;
-    on_listening(server.addresses());
 
     let ended = control::run(
         Control {
@@ -211,6 +210,7 @@ pub fn serve_with(
             drain_timeout: Duration::from_millis(config.limits.shutdown_timeout_ms),
         },
         stop,
+        || on_listening(server.addresses()),
     )
     .map_err(|error| ServeError::Io {
         what: "the control plane cannot run",

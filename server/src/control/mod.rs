@@ -96,8 +96,13 @@ pub enum Ended {
     TimedOut,
 }
 
-/// Serves until SIGTERM or SIGINT (or `stop`), then drains the shards. Blocks its thread.
-pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ended> {
+/// Serves until SIGTERM or SIGINT (or `stop`), then drains the shards. Blocks its thread. `on_ready` is
+/// called as soon as signals are heard.
+pub fn run(
+    control: Control,
+    mut stop: watch::Receiver<bool>,
+    on_ready: impl FnOnce(),
+) -> io::Result<Ended> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -124,6 +129,7 @@ pub fn run(control: Control, mut stop: watch::Receiver<bool>) -> io::Result<Ende
         let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut renewal = Renewal::new(certificate, shown)?;
         let mut int = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        on_ready();
         loop {
             tokio::select! {
                 Some(socket) = sockets.recv() => http::serve_passed(&state, socket),
@@ -306,7 +312,7 @@ mod tests {
             hosts: Hosts::Any,
             drain_timeout: Duration::from_millis(timeout_ms),
         };
-        run(control, watch::channel(true).1).unwrap()
+        run(control, watch::channel(true).1, || {}).unwrap()
     }
 
     #[test]
