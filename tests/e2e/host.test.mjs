@@ -123,7 +123,7 @@ describe('a start that is refused', { skip: OURS_ONLY }, () => {
     await writeFile(config, 'durability = "sometimes"\n')
     assertRefused(await start('--config', config), EXIT_CONFIG, `${config}:1`, 'ack', 'strict')
     assertRefused(await start('--config', join(dir, 'absent.toml')), EXIT_CONFIG, 'absent.toml')
-    assertRefused(await start('--wal-segment-bytes', '5'), EXIT_CONFIG, 'wal.segment_bytes')
+    assertRefused(await start('--wal-segment-bytes', '5'), EXIT_CONFIG, '--wal-segment-bytes')
     const flag = await start('--wal-segmet-bytes', '1048576')
     assert.equal(flag.code, 2, flag.output)
     assert.ok(flag.output.includes('--wal-segment-bytes'), flag.output)
