@@ -1,5 +1,5 @@
-// Large updates and large documents: other rooms go on meanwhile, and how long the core took for its
-// longest turn is printed. With COLLABBLOCKS_LONG=1 larger ones, too.
+// Large updates and large documents: all get the same, and how long the core took for its longest turn
+// is printed. That other rooms do not wait is tested where time stands still: server/tests/shard/apart.rs. With COLLABBLOCKS_LONG=1 larger ones, too.
 import assert from 'node:assert/strict'
 import { rm } from 'node:fs/promises'
 import { describe, test } from 'node:test'
@@ -64,7 +64,6 @@ describe('large work on a document', { skip: OURS_ONLY }, () => {
       })
       const author = await opened(server)
       Y.applyUpdate(author.doc, update)
-      // Another room is served before the update is acknowledged, or after: it makes no difference to it.
       await write(server, 'other', 'meanwhile ')
       await until('the update to be acknowledged', () => author.durable || author.closed, SYNCED_MS_MAX)
       assert.equal(author.closed, null)

@@ -37,7 +37,7 @@ struct Waiting {
 }
 
 impl Apart {
-    /// Bytes of the updates that wait.
+    /// Bytes of the updates that wait, and of the queue.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -76,9 +76,11 @@ impl Shard {
         reply: bool,
     ) {
         let limits = self.config.limits;
-        let all = self.apart_bytes + update.len();
+        // Of small ones the place in the queue is most of it.
+        let bytes = update.len() + size_of::<Waiting>();
+        let all = self.apart_bytes + bytes;
         let apart = self.apart(room_id);
-        let of_room = apart.bytes + update.len();
+        let of_room = apart.bytes + bytes;
         if all > limits.load_queue_core_bytes_max || of_room > limits.load_queue_room_bytes_max {
             self.count_refused("load_queue");
             let reason = "too much waits for the room's document; try later";

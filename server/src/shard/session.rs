@@ -186,7 +186,8 @@ impl Shard {
 
     /// What a client answered that was asked.
     pub(super) fn on_reply(&mut self, now: Instant, id: ConnId, room_id: RoomId, update: &[u8]) {
-        if self.engine.is_apart(room_id) {
+        let may_write = self.session(id).is_some_and(|s| !s.is_read_only());
+        if may_write && self.engine.is_apart(room_id) {
             // It answers after what the client sent before it.
             return self.keep_until_back(now, id, room_id, update, true);
         }
