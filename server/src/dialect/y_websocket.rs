@@ -73,14 +73,10 @@ impl<'a> Commands<'a> {
 }
 
 /// Bytes of a sync message beside its body, at most.
-pub const SYNC_BYTES_MAX: usize = 12;
+const SYNC_BYTES_MAX: usize = 12;
 
 fn sync_frame(step: u8, body: &[u8], out: &mut Vec<u8>) {
     binary_header(2 + uint_bytes(body.len() as u64) + body.len(), out);
-    sync_message(step, body, out);
-}
-
-fn sync_message(step: u8, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[SYNC, step]);
     write_uint(body.len() as u64, out);
     out.extend_from_slice(body);
@@ -101,14 +97,21 @@ pub fn update(update: &[u8], out: &mut Vec<u8>) {
     sync_frame(UPDATE, update, out);
 }
 
-/// Appends an update without the header of a frame.
-pub fn update_message(update: &[u8], out: &mut Vec<u8>) {
-    sync_message(UPDATE, update, out);
+/// What stands before an update of so many bytes in its message, without the header of a frame.
+pub fn update_head(update_bytes: usize) -> Vec<u8> {
+    sync_head(UPDATE, update_bytes)
 }
 
-/// Appends the answer to a [`Command::SyncRequest`] without the header of a frame.
-pub fn reply_message(update: &[u8], out: &mut Vec<u8>) {
-    sync_message(STEP_2, update, out);
+/// The same of an answer to a [`Command::SyncRequest`].
+pub fn reply_head(update_bytes: usize) -> Vec<u8> {
+    sync_head(STEP_2, update_bytes)
+}
+
+fn sync_head(step: u8, body_bytes: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(SYNC_BYTES_MAX);
+    head.extend_from_slice(&[SYNC, step]);
+    write_uint(body_bytes as u64, &mut head);
+    head
 }
 
 /// Appends the frame of an awareness update.

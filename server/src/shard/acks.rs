@@ -19,6 +19,10 @@ pub enum To {
     Stream(ConnId, Rc<Answer>),
     /// All sessions of a room but the one that wrote it.
     Room(RoomId, ConnId),
+    /// The same, of a large update. Without its messages only a diff helps.
+    Large(RoomId, ConnId, Option<Rc<Answer>>),
+    /// One connection: what it wrote, which is large.
+    Echo(ConnId, Rc<Answer>),
     /// All sessions of a room on another core, in the place of what they missed.
     Core {
         /// The room.
@@ -75,7 +79,8 @@ impl Acks {
 
     /// Frames held for a room.
     pub fn held_for(&self, room: RoomId) -> usize {
-        let of = |held: &&Held| matches!(held.to, To::Room(id, _) if id == room);
+        let of =
+            |held: &&Held| matches!(held.to, To::Room(id, _) | To::Large(id, ..) if id == room);
         self.queue.iter().filter(of).count()
     }
 

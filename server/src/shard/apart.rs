@@ -1,7 +1,7 @@
 //! Rooms whose document a job has, for work that would keep the core from all other rooms: a large
 //! update, or a large answer. What needs the document waits until it is back; presence does not.
 
-use super::types::{ConnId, Instant, ShardId};
+use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use collabblocks_storage_engine::{Outcome, Refusal, RoomId};
 
@@ -15,8 +15,6 @@ pub struct Apart {
     bytes: usize,
     /// Sessions that wait for an answer.
     asking: Vec<ConnId>,
-    /// Cores that wait for what they missed.
-    cores: Vec<ShardId>,
 }
 
 /// An answer that is being made.
@@ -53,6 +51,7 @@ impl Shard {
         update: &[u8],
         reply: bool,
     ) {
+        self.mark_before_large(room_id);
         match self.engine.apply_apart(room_id, update, reply) {
             Ok(()) => self.apart(room_id).applying = Some((id, reply)),
             Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
@@ -128,11 +127,6 @@ impl Shard {
         self.fall_behind(id);
     }
 
-    /// What a core missed waits for the document.
-    pub(super) fn catch_up_when_back(&mut self, room_id: RoomId, shard: ShardId) {
-        self.apart(room_id).cores.push(shard);
-    }
-
     /// A large update was applied, or refused.
     pub(super) fn on_applied(
         &mut self,
@@ -191,9 +185,6 @@ impl Shard {
             return;
         };
         self.apart_bytes -= apart.bytes;
-        for shard in apart.cores {
-            self.post.lane(shard).rooms.push(room_id);
-        }
         for Waiting {
             from,
             update,

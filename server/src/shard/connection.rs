@@ -1,5 +1,6 @@
 //! A connection on a shard: from the first byte of its request head to its last frame.
 
+use super::echoes::Echoes;
 use super::identity::{Access, Asked, Claims};
 use super::pace::Late;
 use super::stream::Stream;
@@ -89,6 +90,8 @@ pub struct Session {
     pub listed: bool,
     /// An answer to a sync request waits for the log.
     pub answering: bool,
+    /// What it wrote and is to be told again, from a large update on.
+    pub echoes: Option<Box<Echoes>>,
     /// A large answer on its way: one at a time.
     pub stream: Option<Stream>,
     /// On the shard's list of connections with slices to go.
@@ -165,6 +168,16 @@ impl Behind {
         self.part_bytes = (self.part_bytes * 2).min(part_bytes_max.max(PART_BYTES_MIN));
     }
 
+    /// It is getting a large update, and then has all up to here. This state vector, if it is known, is
+    /// of that or before.
+    pub fn gets_large(&mut self, up_to: u64, state_vector: &[u8]) {
+        self.from = up_to;
+        if state_vector != [0] {
+            self.state_vector = state_vector.into();
+        }
+        self.looked_at = None;
+    }
+
     /// Whether less than `bytes` of the parts have gone in a time of `limit`.
     pub fn drags(&mut self, now: Instant, limit: Duration, bytes: usize) -> bool {
         match &mut self.looked_at {
@@ -228,11 +241,14 @@ impl Connection {
 
     /// Bytes that wait for the socket.
     pub fn waiting_bytes(&self) -> usize {
-        let control = match &self.stage {
-            Stage::Session(session) => session.stream.as_ref().map_or(0, |s| s.control.len()),
+        let of_session = match &self.stage {
+            Stage::Session(session) => {
+                let control = session.stream.as_ref().map_or(0, |s| s.control.len());
+                control + session.echoes.as_ref().map_or(0, |echoes| echoes.size())
+            }
             _ => 0,
         };
-        self.unsent_bytes + self.out.len() + control
+        self.unsent_bytes + self.out.len() + of_session
     }
 
     /// Its session, if it is one.
@@ -264,6 +280,7 @@ impl Session {
             wants: Wants::default(),
             listed: false,
             answering: false,
+            echoes: None,
             stream: None,
             streaming: false,
             guest: None,

@@ -3,6 +3,7 @@
 
 use super::acks::To;
 use super::connection::Connection;
+use super::echoes::{Echo, Echoes};
 use super::fanout::RESTARTS;
 use super::guests::{Guest, Guests, is_guest};
 use super::identity::Claims;
@@ -85,6 +86,7 @@ impl Shard {
             answer_at: 0,
             answered: false,
             stream: None,
+            echoes: Echoes::default(),
         });
         let (room_id, status) = self.enter(now, id, name, claims.clone());
         let room = self.room(room_id);
@@ -224,6 +226,19 @@ impl Shard {
         }
     }
 
+    /// Remembers what the document holds before a large update: those who do not get that as it is get
+    /// a diff from here.
+    pub(super) fn mark_before_large(&mut self, room_id: RoomId) {
+        let room = self.rooms[room_id.slot as usize].as_mut();
+        let room = room.expect("a session's room is kept while it is attached");
+        let offset = room.stream_offset + room.turn.bytes.len() as u64;
+        if room.held == 0 && room.marks.wants(offset, 1) && !self.engine.is_apart(room_id) {
+            self.scratch.clear();
+            self.engine.state_vector(room_id, &mut self.scratch);
+            room.marks.add(offset, &self.scratch);
+        }
+    }
+
     /// What a guest said.
     pub(super) fn on_guest(&mut self, now: Instant, bytes: &[u8], item: &Item) {
         match item {
@@ -353,6 +368,19 @@ impl Shard {
             connection.out = Vec::new();
             lane.letter.items.push(Item::Frames { conn, bytes });
         }
+        while let Some(echo) = guest.echoes.pop() {
+            let item = match echo {
+                Echo::Frames(frames) => Item::Frames {
+                    conn,
+                    bytes: lane.letter.put(&frames),
+                },
+                Echo::Large(answer) => Item::Echo {
+                    conn,
+                    messages: answer.messages(),
+                },
+            };
+            lane.letter.items.push(item);
+        }
         let at = guest.answer_at;
         if std::mem::take(&mut guest.answered) {
             lane.letter.items.push(Item::Answered { conn, at });
@@ -408,6 +436,7 @@ impl Shard {
                 from: told,
                 bytes,
                 frames,
+                large: Vec::new(),
                 size,
             });
         }
@@ -427,17 +456,19 @@ impl Shard {
         self.tally(room_id);
     }
 
-    /// A core has missed more than is kept: one diff for all of its sessions, once it is durable.
+    /// A core has missed more than is kept: one diff for all of its sessions, once it is durable. If it
+    /// may be large, they ask for it.
     fn diff_for_core(&mut self, now: Instant, room_id: RoomId, shard: ShardId) {
-        if self.engine.is_apart(room_id) {
-            return self.catch_up_when_back(room_id, shard);
-        }
+        let in_parts = self.engine.is_apart(room_id) || self.engine.encodes_apart(room_id);
         let room = self.room(room_id);
         let at = room.stream_offset;
         let hot = room.hot.as_mut().expect("a core of its is behind");
         let core = hot.core(shard).expect("it is behind");
         core.answering = true;
         let (told, their_room) = (core.told, core.room);
+        if in_parts {
+            return self.core_answered(room_id, shard, their_room, at, NO_FRAME);
+        }
         let vector: Box<[u8]> = room.marks.before(told).into();
         let diff = match self.engine.diff(room_id, &vector) {
             Ok(diff) => diff,
@@ -465,14 +496,14 @@ impl Shard {
         self.release(self.engine.durable_lsn());
     }
 
-    /// The diff for a core is durable.
+    /// The diff for a core is durable, or its sessions are to ask.
     pub(super) fn core_answered(
         &mut self,
         room_id: RoomId,
         shard: ShardId,
         their_room: RoomId,
         at: u64,
-        frame: impl FnOnce(&mut Vec<u8>),
+        frame: Option<impl FnOnce(&mut Vec<u8>)>,
     ) {
         let room = self.rooms[room_id.slot as usize]
             .as_mut()
@@ -487,12 +518,15 @@ impl Shard {
         core.answering = false;
         core.told = at;
         let lane = self.post.lane(shard);
-        let start = lane.letter.bytes.len();
-        frame(&mut lane.letter.bytes);
+        let bytes = frame.map(|frame| {
+            let start = lane.letter.bytes.len();
+            frame(&mut lane.letter.bytes);
+            start..lane.letter.bytes.len()
+        });
         lane.letter.items.push(Item::Diff {
             room: their_room,
             at,
-            bytes: start..lane.letter.bytes.len(),
+            bytes,
         });
         lane.rooms.push(room_id);
     }
@@ -504,6 +538,8 @@ impl Shard {
         }
     }
 }
+
+const NO_FRAME: Option<fn(&mut Vec<u8>)> = None;
 
 /// The end of a room's turn: each core with guests gets its frames, and what changed of its presence.
 pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post: &mut Post) {
@@ -527,12 +563,17 @@ pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post
                 author: guests.on_core(frame.author, core.shard),
                 end: frame.end,
             });
+            let large = room.turn.large.iter().map(|large| {
+                let messages = large.answer.upgrade().map(|answer| answer.messages());
+                (large.end, messages)
+            });
             let bytes = lane.letter.put(&room.turn.bytes);
             lane.letter.items.push(Item::Turn {
                 room: core.room,
                 from: room.stream_offset,
                 bytes,
                 frames: frames.collect(),
+                large: large.collect(),
                 size,
             });
             core.told = room.stream_offset + room.turn.bytes.len() as u64;

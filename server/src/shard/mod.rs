@@ -8,6 +8,7 @@ mod away;
 mod config;
 mod connect;
 mod connection;
+mod echoes;
 mod effect;
 mod event;
 mod fanout;

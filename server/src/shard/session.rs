@@ -7,8 +7,8 @@ use super::effect::{Effect, Effects};
 use super::guests::is_guest;
 use super::pace::Late;
 use super::presence::{Verdict, removal};
-use super::room::ASKS_MAX;
-use super::stream::Stream;
+use super::room::{ASKS_MAX, Room};
+use super::stream::Answer;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::{BadFrame, Command, y_websocket};
@@ -16,6 +16,7 @@ use crate::edge::websocket::{self, Message};
 use collabblocks_storage_engine::guard::{self, Refusal};
 use collabblocks_storage_engine::{Applied, Outcome, RoomId};
 use collabblocks_wal::Lsn;
+use std::rc::Rc;
 
 /// An update that holds nothing.
 pub(super) const EMPTY_UPDATE: &[u8] = &[0, 0];
@@ -282,7 +283,8 @@ impl Shard {
 
     /// Relays an update to the room and echoes it to its sender once it is durable. A reply may hold
     /// what others wrote and lost to a crash: it would tell them that it is safe, so it is relayed once
-    /// it is, and what follows it waits with it, as it may build on it.
+    /// it is, and what follows it waits with it, as it may build on it. So is one that is large, once
+    /// for all.
     fn accept(
         &mut self,
         id: ConnId,
@@ -292,6 +294,9 @@ impl Shard {
         at: Lsn,
         reply: bool,
     ) {
+        if self.accept_large(id, room_id, relay, echo, at) {
+            return;
+        }
         let waits = self.config.strict
             || reply
             || self.room(room_id).held > 0
@@ -317,14 +322,50 @@ impl Shard {
                 .as_ref()
                 .expect("touched above");
             self.acks.hold(at, To::Conn(id), &room.turn.bytes[start..]);
-            if let Some(session) = self.session(id) {
-                session.wrote = true;
-            }
+            self.has_written(id);
         }
         // A known update may be durable already.
         if relay.is_none() {
             self.release(self.engine.durable_lsn());
         }
+    }
+
+    /// Whether it is large, and taken care of.
+    fn accept_large(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        relay: Option<&[u8]>,
+        echo: Option<&[u8]>,
+        at: Lsn,
+    ) -> bool {
+        let limits = &self.config.limits;
+        let (large, slice) = (limits.large_bytes(), limits.slice_bytes);
+        let Some(update) = relay.or(echo).filter(|update| update.len() >= large) else {
+            return false;
+        };
+        let has_room = self.answers.has_room(limits.answer_bytes_max);
+        if !has_room && (relay.is_none() || update.len() <= slice) {
+            return false;
+        }
+        let answer = has_room.then(|| self.answers.update(update.to_vec()));
+        if relay.is_some() {
+            self.room(room_id).held += 1;
+            let to = To::Large(room_id, id, answer.clone());
+            self.acks.hold(at, to, &[]);
+        }
+        match answer {
+            Some(answer) => self.acks.hold(at, To::Echo(id, answer), &[]),
+            None => {
+                let mut frame = Vec::new();
+                y_websocket::update(update, &mut frame);
+                self.acks.hold(at, To::Conn(id), &frame);
+            }
+        }
+        if relay.is_none() {
+            self.release(self.engine.durable_lsn());
+        }
+        true
     }
 
     /// The room lacks what the client's content builds on: the client is asked again when that came.
@@ -502,13 +543,7 @@ impl Shard {
         let mut acks = std::mem::take(&mut self.acks);
         while let Some((to, bytes)) = acks.next(durable) {
             match to {
-                To::Conn(id) => {
-                    if let Some(connection) = self.touch(id)
-                        && matches!(connection.stage, Stage::Session(_))
-                    {
-                        bytes.append_to(&mut connection.out);
-                    }
-                }
+                To::Conn(id) => self.tell_in_order(id, |out| bytes.append_to(out)),
                 To::Answer(id) => {
                     if let Some(connection) = self.touch(id)
                         && let Stage::Session(session) = &mut connection.stage
@@ -527,37 +562,76 @@ impl Shard {
                     their_room,
                     at,
                 } => {
-                    self.core_answered(room, shard, their_room, at, |out| bytes.append_to(out));
+                    let frame = Some(|out: &mut Vec<u8>| bytes.append_to(out));
+                    self.core_answered(room, shard, their_room, at, frame);
                 }
                 To::Stream(id, answer) => {
                     if let Some(session) = self.session(id) {
                         session.answering = false;
-                        session.stream = Some(Stream::new(answer.clone()));
-                        self.streams += 1;
-                        if is_guest(id) {
-                            self.stream_far(id, &answer);
-                        } else {
-                            self.go_on_streaming(id);
-                        }
+                        self.stream(id, answer);
+                    }
+                }
+                To::Echo(id, answer) => self.echo(id, answer),
+                To::Large(room_id, author, answer) => {
+                    if let Some(room) = self.relays_held(room_id) {
+                        room.turn.push_large(Some(author), answer.as_ref());
+                        self.has_written(author);
                     }
                 }
                 To::Room(room_id, author) => {
-                    if self.rooms[room_id.slot as usize]
-                        .as_ref()
-                        .is_some_and(|r| r.id == room_id)
-                    {
-                        let room = self.touch_room(room_id);
+                    if let Some(room) = self.relays_held(room_id) {
                         bytes.append_to(&mut room.turn.bytes);
                         room.turn.frame_done(Some(author));
-                        room.held = (room.held.checked_sub(1))
-                            .expect("each frame held for a room is counted");
-                        if let Some(session) = self.session(author) {
-                            session.wrote = true;
-                        }
+                        self.has_written(author);
                     }
                 }
             }
         }
         self.acks = acks;
+    }
+
+    fn has_written(&mut self, id: ConnId) {
+        if let Some(session) = self.session(id) {
+            session.wrote = true;
+        }
+    }
+
+    /// A session is told that something large that it wrote is durable.
+    pub(super) fn echo(&mut self, id: ConnId, answer: Rc<Answer>) {
+        if let Some(guest) = self.guests.get_mut(id) {
+            guest.echoes.push(answer);
+            self.guests.touch(id);
+        } else if let Some(session) = self.session(id) {
+            session.echoes.get_or_insert_default().push(answer);
+            self.list(id);
+            self.touch(id);
+        }
+    }
+
+    /// A session is told that what it wrote is durable, after what it wrote before.
+    pub(super) fn tell_in_order(&mut self, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(guest) = self.guests.get_mut(id)
+            && !guest.echoes.is_empty()
+        {
+            return write(guest.echoes.frames());
+        }
+        if let Some(connection) = self.touch(id)
+            && let Stage::Session(session) = &mut connection.stage
+        {
+            match &mut session.echoes {
+                Some(echoes) => write(echoes.frames()),
+                None => write(&mut connection.out),
+            }
+        }
+    }
+
+    /// The room, if it is still there, for a frame that was held for it.
+    fn relays_held(&mut self, room_id: RoomId) -> Option<&mut Room> {
+        self.rooms[room_id.slot as usize]
+            .as_ref()
+            .filter(|room| room.id == room_id)?;
+        let room = self.touch_room(room_id);
+        room.held = (room.held.checked_sub(1)).expect("each frame held for a room is counted");
+        Some(room)
     }
 }

@@ -1,5 +1,6 @@
-//! Large answers: one copy for all who are to get the same, a position for each of them. They go out
-//! in slices, so that no turn is held by one and the socket's pace, not memory, bounds it.
+//! Large answers and large updates: one copy for all who are to get the same, a position for each of
+//! them. They go out in slices, so that no turn is held by one and the socket's pace, not memory,
+//! bounds it.
 
 use super::types::Instant;
 use crate::dialect::y_websocket;
@@ -13,12 +14,43 @@ use std::time::Duration;
 /// Answers that were given lately are kept for those who ask the same, up to so many bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// The bytes of an answer. They never change, and may be sent by several cores.
-#[derive(Debug)]
+/// The messages of an answer. They never change, and may be sent by several cores.
+#[derive(Debug, Default)]
 pub struct Messages {
-    bytes: Vec<u8>,
-    /// Where each message ends.
-    ends: Vec<usize>,
+    list: Vec<Message>,
+    /// Bytes that they take.
+    size: usize,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Message {
+    head: Vec<u8>,
+    body: Vec<u8>,
+    /// Where it ends among the bytes of all.
+    end: usize,
+}
+
+impl Messages {
+    fn push(&mut self, head: Vec<u8>, body: Vec<u8>) {
+        self.size += head.capacity() + body.capacity();
+        let end = self.len() + head.len() + body.len();
+        self.list.push(Message { head, body, end });
+    }
+
+    fn len(&self) -> usize {
+        self.list.last().map_or(0, |message| message.end)
+    }
+}
+
+impl Message {
+    fn append(&self, range: Range<usize>, out: &mut Vec<u8>) {
+        let of = |bytes: usize| range.start.min(bytes)..range.end.min(bytes);
+        out.extend_from_slice(&self.head[of(self.head.len())]);
+        let Range { start, end } = range;
+        let head = self.head.len();
+        out.extend_from_slice(&self.body[start.saturating_sub(head)..end.saturating_sub(head)]);
+    }
 }
 
 /// Messages that make up an answer, counted while they live.
@@ -34,8 +66,9 @@ impl Answer {
         self.messages.clone()
     }
 
-    fn size(&self) -> usize {
-        self.messages.bytes.capacity()
+    /// Bytes that it takes.
+    pub fn size(&self) -> usize {
+        self.messages.size
     }
 }
 
@@ -80,37 +113,58 @@ pub struct Answers {
 impl Answers {
     /// The parts of a diff as messages: updates in causal order, closed by an empty step 2,
     /// which is what makes a client say that it is synced. One that cannot be split is one step 2.
-    pub fn make(&mut self, parts: Vec<Vec<u8>>) -> Rc<Answer> {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        let room = |part: &Vec<u8>| part.len() + y_websocket::SYNC_BYTES_MAX;
-        bytes.reserve_exact(parts.iter().map(room).sum::<usize>() + y_websocket::SYNC_BYTES_MAX);
-        if let [whole] = &*parts {
-            y_websocket::reply_message(whole, &mut bytes);
-        } else {
-            for part in parts {
-                y_websocket::update_message(&part, &mut bytes);
-                ends.push(bytes.len());
-            }
-            y_websocket::reply_message(super::session::EMPTY_UPDATE, &mut bytes);
+    pub fn make(&mut self, mut parts: Vec<Vec<u8>>) -> Rc<Answer> {
+        let mut messages = Messages::default();
+        let mut last = super::session::EMPTY_UPDATE.to_vec();
+        if parts.len() == 1 {
+            last = parts.remove(0);
         }
-        ends.push(bytes.len());
-        self.alive.set(self.alive.get() + bytes.capacity());
+        for part in parts {
+            messages.push(y_websocket::update_head(part.len()), part);
+        }
+        messages.push(y_websocket::reply_head(last.len()), last);
+        self.count(Arc::new(messages))
+    }
+
+    /// A large update, kept for those who are to hear of it.
+    pub fn update(&mut self, update: Vec<u8>) -> Rc<Answer> {
+        let mut messages = Messages::default();
+        messages.push(y_websocket::update_head(update.len()), update);
+        self.far_update(Arc::new(messages))
+    }
+
+    /// The same, of another core.
+    pub fn far_update(&mut self, messages: Arc<Messages>) -> Rc<Answer> {
+        let answer = self.count(messages);
+        if self.kept_bytes + answer.size() > KEPT_BYTES_MAX {
+            self.forget();
+        }
+        self.keep_alive(&answer);
+        answer
+    }
+
+    /// Messages that live from now on, here.
+    pub fn count(&mut self, messages: Arc<Messages>) -> Rc<Answer> {
+        self.alive.set(self.alive.get() + messages.size);
         let alive = self.alive.clone();
-        let messages = Arc::new(Messages { bytes, ends });
         Rc::new(Answer { messages, alive })
     }
 
     /// Keeps an answer for those who ask the same soon, and gives a note of it.
     pub fn keep(&mut self, answer: &Rc<Answer>, seq: u64, vector: &[u8]) -> Answered {
-        let bytes = answer.size();
-        if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
-            self.kept_bytes += bytes;
-            self.kept[0].push(answer.clone());
-        }
+        self.keep_alive(answer);
         Answered {
             seq,
             vector: vector.into(),
             answer: Rc::downgrade(answer),
+        }
+    }
+
+    fn keep_alive(&mut self, answer: &Rc<Answer>) {
+        let bytes = answer.size();
+        if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
+            self.kept_bytes += bytes;
+            self.kept[0].push(answer.clone());
         }
     }
 
@@ -186,15 +240,20 @@ impl Stream {
         self.at > self.start()
     }
 
+    /// Whether another core made it.
+    pub fn is_far(&self) -> bool {
+        self._answer.is_none()
+    }
+
     /// Bytes that have not gone.
     pub fn left(&self) -> usize {
-        self.messages.bytes.len() - self.at
+        self.messages.len() - self.at
     }
 
     /// Whether less than a `part`th of it has gone in a time of `limit`.
     pub fn drags(&mut self, now: Instant, limit: Duration, part: usize) -> bool {
         match self.looked_at {
-            Some((at, since)) if self.at - at < self.messages.bytes.len() / part => {
+            Some((at, since)) if self.at - at < self.messages.len() / part => {
                 now.0.saturating_sub(since.0) > limit.as_nanos() as u64
             }
             _ => {
@@ -212,18 +271,20 @@ impl Stream {
     fn start(&self) -> usize {
         match self.message {
             0 => 0,
-            message => self.messages.ends[message - 1],
+            message => self.messages.list[message - 1].end,
         }
     }
 
     /// Appends what was granted, as frames.
     pub fn write(&mut self, out: &mut Vec<u8>) {
         while self.granted > 0 && !self.is_done() {
-            let Range { start, end } = self.start()..self.messages.ends[self.message];
+            let start = self.start();
+            let message = &self.messages.list[self.message];
+            let end = message.end;
             let slice = self.at..end.min(self.at + self.granted);
             let first = slice.start == start;
             websocket::fragment_header(first, slice.end == end, slice.len(), out);
-            out.extend_from_slice(&self.messages.bytes[slice.clone()]);
+            message.append(slice.start - start..slice.end - start, out);
             self.granted -= slice.len();
             self.at = slice.end;
             if self.at == end {
@@ -239,13 +300,13 @@ mod tests {
     use super::*;
 
     fn answer(answers: &mut Answers, ends: &[usize]) -> Rc<Answer> {
-        let bytes: Vec<u8> = (0..*ends.last().unwrap()).map(|at| at as u8).collect();
-        answers.alive.set(answers.alive.get() + bytes.capacity());
-        let ends = ends.to_vec();
-        Rc::new(Answer {
-            messages: Arc::new(Messages { bytes, ends }),
-            alive: answers.alive.clone(),
-        })
+        let mut messages = Messages::default();
+        for end in ends {
+            let bytes: Vec<u8> = (messages.len()..*end).map(|at| at as u8).collect();
+            let (head, body) = bytes.split_at(bytes.len() / 3);
+            messages.push(head.to_vec(), body.to_vec());
+        }
+        answers.count(Arc::new(messages))
     }
 
     #[test]
@@ -275,7 +336,7 @@ mod tests {
                 }
                 assert_eq!(stream.is_in_message(), !message.is_empty());
             }
-            assert_eq!(messages.concat(), answer.messages.bytes, "{granted}");
+            assert_eq!(messages.concat(), (0..30).collect::<Vec<u8>>(), "{granted}");
             assert_eq!(
                 messages.iter().map(Vec::len).collect::<Vec<_>>(),
                 [5, 1, 24]
