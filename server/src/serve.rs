@@ -190,6 +190,7 @@ pub fn serve_with(
         })
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
+            job_exit_after: Duration::from_millis(config.limits.watchdog_job_exit_ms),
             ..WatchdogConfig::default()
         })
         .quarantine_in(data.into())

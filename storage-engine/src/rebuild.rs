@@ -9,6 +9,7 @@ use crate::paths::ShardDir;
 use crate::room_doc::RoomDoc;
 use crate::rooms::DocState;
 use crate::snapshot::read::Entry;
+use crate::watch::{WatchJob, within};
 use collabblocks_wal::{Disk, RecordKind, RoomKey, SegmentId};
 
 /// What it takes to make a room again.
@@ -26,12 +27,18 @@ pub(crate) struct Rebuild {
 }
 
 /// Makes the document (blocking).
-pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<RoomDoc, String> {
+pub(crate) fn run(
+    disk: &dyn Disk,
+    dir: &ShardDir,
+    rebuild: &Rebuild,
+    watch: &dyn WatchJob,
+) -> Result<RoomDoc, String> {
+    let name = &*rebuild.name;
     let (mut doc, mut seq) = match rebuild.snapshot {
-        Some(at) => (
-            Entry::read(disk, dir, &rebuild.name, at)?.document()?,
-            at.seq,
-        ),
+        Some(at) => {
+            let entry = Entry::read(disk, dir, name, at)?;
+            (within(watch, name, || entry.document())?, at.seq)
+        }
         None => (RoomDoc::new(), 0),
     };
     if seq == rebuild.seq {
@@ -45,8 +52,10 @@ pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<
         if record.room_seq != seq + 1 {
             return Err(format!("update {} follows update {seq}", record.room_seq));
         }
-        doc.apply(record.payload, false, &rebuild.limits)
-            .map_err(|e| format!("update {}: {e}", record.room_seq))?;
+        within(watch, name, || {
+            doc.apply(record.payload, false, &rebuild.limits)
+        })
+        .map_err(|e| format!("update {}: {e}", record.room_seq))?;
         seq = record.room_seq;
         Ok(())
     };
@@ -62,8 +71,7 @@ pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<
     if seq != rebuild.seq {
         return Err(format!("the log ends at update {seq} of {}", rebuild.seq));
     }
-    doc.settle()
-        .map_err(|e| format!("an update up to {seq}: {e}"))?;
+    within(watch, name, || doc.settle()).map_err(|e| format!("an update up to {seq}: {e}"))?;
     Ok(doc)
 }
 
