@@ -145,6 +145,7 @@ mod tests {
     use super::*;
     use crate::{EngineConfig, Notice, Refusal, Request, RoomStatus};
     use collabblocks_wal::{Identity, sim_disk::SimDisk};
+    use std::cell::RefCell;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -169,7 +170,31 @@ mod tests {
             .0
     }
 
+    /// Notes which rooms jobs go into, and that they are not on the disk meanwhile.
+    struct Noted<'a>(&'a SimDisk, RefCell<(u64, Vec<String>)>);
+
+    impl WatchJob for Noted<'_> {
+        fn enters_room(&self, name: &str) {
+            let mut noted = self.1.borrow_mut();
+            noted.0 = self.0.ops_count();
+            noted.1.push(name.into());
+        }
+
+        fn leaves_room(&self) {
+            assert_eq!(self.1.borrow().0, self.0.ops_count());
+        }
+    }
+
     fn settle(engine: &mut Engine, sim: &SimDisk, now: u64) -> Vec<Notice> {
+        settle_watched(engine, sim, now, &())
+    }
+
+    fn settle_watched(
+        engine: &mut Engine,
+        sim: &SimDisk,
+        now: u64,
+        watch: &dyn WatchJob,
+    ) -> Vec<Notice> {
         let (mut requests, mut notices) = (Vec::new(), Vec::new());
         engine.poll(now, &mut requests);
         while let Some(request) = requests.pop() {
@@ -178,7 +203,10 @@ mod tests {
                     let result = job.run(sim);
                     engine.on_written(now, job, result).unwrap();
                 }
-                Request::Job(job) => engine.on_job_done(now, job.run(sim), &mut notices),
+                Request::Job(job) => {
+                    let done = job.run_watched(sim, watch);
+                    engine.on_job_done(now, done, &mut notices);
+                }
             }
             engine.poll(now, &mut requests);
         }
@@ -211,10 +239,13 @@ mod tests {
         assert_eq!(engine.attach(0, "room"), (id, RoomStatus::Loading));
         // Its records have to be durable before they can be read.
         assert!(settle(&mut engine, &sim, 0).is_empty());
+        let noted = Noted(&sim, RefCell::default());
         assert_eq!(
-            settle(&mut engine, &sim, 2_000_000_000),
+            settle_watched(&mut engine, &sim, 2_000_000_000, &noted),
             [Notice::RoomReady(id)]
         );
+        let entered = noted.1.into_inner().1;
+        assert_eq!(entered, ["room"; 3], "for each update, and at the end");
         assert_eq!(engine.diff(id, &[0]).unwrap(), before);
         let next: &[u8] = &[1, 1, 1, 2, 0x84, 1, 1, 1, b'c', 0];
         assert_eq!(engine.apply(0, id, next, false).unwrap().room_seq, 3);

@@ -185,6 +185,7 @@ impl<W: Work> JobSender<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::watchdog::{Stall, Stalled, Watchdog, WatchdogConfig};
     use collabblocks_wal::FsDisk;
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -226,6 +227,66 @@ mod tests {
             Ok("3 is odd".to_owned())
         );
         drop(sender);
+        drop(workers);
+    }
+
+    /// Is in a room's document, or merely slow, until it is let go.
+    struct Slow(Option<&'static str>, Receiver<()>);
+
+    impl Work for Slow {
+        type Done = Option<&'static str>;
+
+        fn run(self, _: &dyn Disk, watch: &dyn WatchJob) -> Self::Done {
+            let Self(room, go) = self;
+            room.inspect(|room| watch.enters_room(room));
+            let _ = go.recv_timeout(Duration::from_secs(20));
+            room.inspect(|_| watch.leaves_room());
+            room
+        }
+    }
+
+    #[test]
+    fn work_that_does_not_come_out_of_a_document_is_given_up_and_named() {
+        let workers = FileWorkers::start(3, Arc::new(FsDisk::default()), |_: &str| {}).unwrap();
+        let config = WatchdogConfig {
+            every: Duration::from_millis(10),
+            job_exit_after: Duration::from_millis(300),
+            ..WatchdogConfig::default()
+        };
+        let (stall, stalls) = channel();
+        let on_stall = move |seen| stall.send(seen).unwrap();
+        let watchdog = Watchdog::start(vec![], workers.marks(), config, on_stall).unwrap();
+        let wake = Arc::new(Wake::new().unwrap());
+        let (done, results) = channel();
+        let mut of = |shard, room| {
+            let (go, gone) = channel();
+            let mut sender = workers.sender(ShardId(shard), done.clone(), wake.clone());
+            sender.send(Slow(room, gone));
+            go
+        };
+        // A disk that hangs is no room's fault.
+        let disk = of(7, None);
+        let quick = of(4, Some("a longer name, which left its document"));
+        quick.send(()).unwrap();
+        let room = Some("größe/7");
+        assert!(results.recv_timeout(Duration::from_secs(20)).is_ok());
+        let stuck = of(5, room);
+        let seen: Vec<Stall> = (0..2)
+            .map(|_| stalls.recv_timeout(Duration::from_secs(20)).unwrap())
+            .collect();
+        let hopeless: Vec<bool> = seen.iter().map(|stall| stall.hopeless).collect();
+        assert_eq!(hopeless, [false, true], "once noticed, once given up");
+        for stall in seen {
+            assert_eq!((stall.shard, stall.what), (ShardId(5), Stalled::Worker));
+            let name = stall.room.expect("it is in one");
+            assert_eq!((Some(name.name.as_str()), name.whole), (room, true));
+        }
+        stuck.send(()).unwrap();
+        assert_eq!(results.recv_timeout(Duration::from_secs(20)), Ok(room));
+        std::thread::sleep(Duration::from_millis(400));
+        drop(watchdog);
+        assert!(stalls.try_recv().is_err(), "of the others nothing was told");
+        disk.send(()).unwrap();
         drop(workers);
     }
 
