@@ -176,12 +176,12 @@ mod tests {
     impl WatchJob for Noted<'_> {
         fn enters_room(&self, name: &str) {
             let mut noted = self.1.borrow_mut();
-            noted.0 = self.0.ops_count();
+            noted.0 = self.0.reads_count();
             noted.1.push(name.into());
         }
 
         fn leaves_room(&self) {
-            assert_eq!(self.1.borrow().0, self.0.ops_count());
+            assert_eq!(self.1.borrow().0, self.0.reads_count());
         }
     }
 

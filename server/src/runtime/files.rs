@@ -258,7 +258,7 @@ mod tests {
         let watchdog = Watchdog::start(vec![], workers.marks(), config, on_stall).unwrap();
         let wake = Arc::new(Wake::new().unwrap());
         let (done, results) = channel();
-        let mut of = |shard, room| {
+        let of = |shard, room| {
             let (go, gone) = channel();
             let mut sender = workers.sender(ShardId(shard), done.clone(), wake.clone());
             sender.send(Slow(room, gone));
