@@ -395,7 +395,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::watchdog::{Heartbeat, RoomName};
+    use crate::runtime::heartbeat::{Heartbeat, RoomName};
     use crate::shard::ConnId;
 
     #[test]

@@ -4,7 +4,8 @@ use crate::identity::{Asker, Asking, Authenticator};
 use crate::mailbox::{self, Order, Post, Wake};
 use crate::quarantine;
 use crate::runtime::files::{FileWorkers, message_of};
-use crate::runtime::watchdog::{Heartbeat, Stall, Stalled, Watchdog, WatchdogConfig};
+use crate::runtime::heartbeat::Heartbeat;
+use crate::runtime::watchdog::{Stall, Stalled, Watchdog, WatchdogConfig};
 use crate::runtime::{
     Core, FILES_RESERVED, FILES_RESERVED_PER_SHARD, FrontRules, LogSync, Passed, Ports,
     RuntimeKind, placement,

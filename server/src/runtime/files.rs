@@ -1,7 +1,7 @@
 //! The file workers: plain threads that do the blocking work of all shards.
 
 use crate::mailbox::Wake;
-use crate::runtime::watchdog::WorkerMark;
+use crate::runtime::heartbeat::WorkerMark;
 use crate::shard::ShardId;
 use collabblocks_storage_engine::{Job, JobDone, WatchJob};
 use collabblocks_wal::Disk;

@@ -1,221 +1,11 @@
 //! The watchdog: a thread that looks at every core's heartbeat, and at which room's document each file
 //! worker is in. It names what a stalled one was doing, and ends the process if it does not come back.
 
-use crate::shard::{Event, ShardId};
-use collabblocks_storage_engine::{RoomId, Watch, WatchJob};
+use super::heartbeat::{Heartbeat, RoomName, WorkerMark};
+use crate::shard::ShardId;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
-
-/// Bytes of a room's name that a heartbeat can hold: as many as a name may have.
-const NAME_BYTES_MAX: usize = 4096;
-/// Of no room.
-const NO_ROOM: u64 = u64::MAX;
-
-/// A core's sign of life. Written by its core, read by the watchdog.
-///
-/// The atomics are on the allow-list of shared state: a core that hangs cannot answer a message.
-/// They order nothing, so all accesses are relaxed: the name of a room is only believed once the core
-/// has been in that room for longer than the watchdog takes to look twice.
-#[derive(Debug)]
-pub struct Heartbeat {
-    beats: AtomicU64,
-    event: AtomicU8,
-    /// The room whose name stands in `place`.
-    room: AtomicU64,
-    place: Place,
-    ended: AtomicBool,
-}
-
-impl Default for Heartbeat {
-    fn default() -> Self {
-        Self {
-            beats: AtomicU64::new(0),
-            event: AtomicU8::new(0),
-            room: AtomicU64::new(NO_ROOM),
-            place: Place::default(),
-            ended: AtomicBool::new(false),
-        }
-    }
-}
-
-impl Heartbeat {
-    /// The loop came around. A core does so at least four times a second, also when it is idle.
-    pub fn beat(&self) {
-        // One writer: no read-modify-write needed.
-        self.beats.store(
-            self.beats.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
-    }
-
-    /// The core goes into an event.
-    pub fn enters(&self, event: &Event<'_>) {
-        self.event.store(code_of(event), Ordering::Relaxed);
-    }
-
-    /// The core's thread has ended: nothing more is expected of it.
-    pub fn ends(&self) {
-        self.ended.store(true, Ordering::Relaxed);
-    }
-
-    fn seen(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
-    }
-
-    /// The name of the room that the core went into last, empty if it was in none.
-    pub fn room_name(&self) -> RoomName {
-        self.place.room_name()
-    }
-}
-
-impl Watch for Heartbeat {
-    fn enters_room(&self, room: RoomId, name: &str) {
-        let number = u64::from(room.slot) << 32 | u64::from(room.generation);
-        if self.room.load(Ordering::Relaxed) != number {
-            self.place.set_name(name);
-            self.room.store(number, Ordering::Relaxed);
-        }
-        self.place.step();
-    }
-
-    fn leaves_room(&self) {
-        self.place.step();
-    }
-}
-
-/// Where a file worker is. Written by the worker, read by the watchdog, as a [`Heartbeat`] is: a worker
-/// that hangs answers no message either.
-#[derive(Debug, Default)]
-pub struct WorkerMark {
-    /// Whose job it has.
-    shard: AtomicU16,
-    place: Place,
-}
-
-impl WorkerMark {
-    /// The worker takes a job of this shard.
-    pub fn takes_job_of(&self, shard: ShardId) {
-        self.shard.store(shard.0, Ordering::Relaxed);
-    }
-}
-
-impl WatchJob for WorkerMark {
-    fn enters_room(&self, name: &str) {
-        self.place.set_name(name);
-        self.place.step();
-    }
-
-    fn leaves_room(&self) {
-        self.place.step();
-    }
-}
-
-/// The room that a thread is in, or was in last.
-#[derive(Debug)]
-struct Place {
-    /// Odd while the thread is in a room.
-    steps: AtomicU64,
-    name_bytes: AtomicUsize,
-    name: Box<[AtomicU64]>,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        let words = NAME_BYTES_MAX / size_of::<u64>();
-        Self {
-            steps: AtomicU64::new(0),
-            name_bytes: AtomicUsize::new(0),
-            name: (0..words).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-}
-
-impl Place {
-    fn step(&self) {
-        let steps = self.steps.load(Ordering::Relaxed);
-        self.steps.store(steps.wrapping_add(1), Ordering::Relaxed);
-    }
-
-    fn steps(&self) -> u64 {
-        self.steps.load(Ordering::Relaxed)
-    }
-
-    fn set_name(&self, name: &str) {
-        let kept = &name.as_bytes()[..name.len().min(NAME_BYTES_MAX)];
-        for (word, bytes) in self.name.iter().zip(kept.chunks(8)) {
-            let mut padded = [0; 8];
-            padded[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
-        }
-        self.name_bytes.store(name.len(), Ordering::Relaxed);
-    }
-
-    fn room_name(&self) -> RoomName {
-        let bytes = self.name_bytes.load(Ordering::Relaxed);
-        let kept = bytes.min(NAME_BYTES_MAX);
-        let words = self.name.iter().take(kept.div_ceil(8));
-        let mut name: Vec<u8> = words
-            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
-            .collect();
-        name.truncate(kept);
-        RoomName {
-            name: String::from_utf8_lossy(&name).into_owned(),
-            whole: kept == bytes,
-        }
-    }
-}
-
-/// The name of a room, as far as a heartbeat holds it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RoomName {
-    /// It, or its beginning.
-    pub name: String,
-    /// Whether it is all of it.
-    pub whole: bool,
-}
-
-const EVENT_NAMES: [&str; 17] = [
-    "none",
-    "accepted",
-    "handed_off",
-    "handoff_refused",
-    "received",
-    "blocked",
-    "drained",
-    "closed",
-    "log_written",
-    "job_done",
-    "mail",
-    "control",
-    "timer",
-    "turn_end",
-    "proxied",
-    "mail_refused",
-    "authenticated",
-];
-
-fn code_of(event: &Event<'_>) -> u8 {
-    match event {
-        Event::Accepted { .. } => 1,
-        Event::Proxied { .. } => 14,
-        Event::HandedOff { .. } => 2,
-        Event::HandoffRefused { .. } => 3,
-        Event::Received { .. } => 4,
-        Event::Blocked { .. } => 5,
-        Event::Drained { .. } => 6,
-        Event::Closed { .. } => 7,
-        Event::LogWritten { .. } => 8,
-        Event::JobDone(_) => 9,
-        Event::Mail { .. } => 10,
-        Event::Control(_) => 11,
-        Event::Timer => 12,
-        Event::TurnEnd => 13,
-        Event::MailRefused { .. } => 15,
-        Event::Authenticated { .. } => 16,
-    }
-}
 
 /// What does not come back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -350,11 +140,11 @@ struct WatchedCore {
 impl WatchedCore {
     fn look(&mut self, now: Instant, slept: bool, config: &WatchdogConfig) -> Option<Stall> {
         let beats = self.heartbeat.seen();
-        let steps = self.heartbeat.place.steps();
+        let steps = self.heartbeat.steps();
         if steps != self.steps {
             (self.steps, self.steps_since) = (steps, now);
         }
-        if beats != self.beats || slept || self.heartbeat.ended.load(Ordering::Relaxed) {
+        if beats != self.beats || slept || self.heartbeat.has_ended() {
             self.beats = beats;
             if let Some(lasted) = self.standstill.ends(now) {
                 tracing::warn!(
@@ -369,7 +159,7 @@ impl WatchedCore {
         let hopeless = self
             .standstill
             .goes_on(lasted, config.report_after, config.exit_after)?;
-        let event = EVENT_NAMES[usize::from(self.heartbeat.event.load(Ordering::Relaxed))];
+        let event = self.heartbeat.event_name();
         // A turn may go through many rooms: one that merely came last is not to blame.
         let in_room = !steps.is_multiple_of(2) && now - self.steps_since >= lasted / 2;
         Some(Stall {
@@ -390,7 +180,7 @@ struct WatchedWorker {
 
 impl WatchedWorker {
     fn look(&mut self, now: Instant, slept: bool, config: &WatchdogConfig) -> Option<Stall> {
-        let steps = self.mark.place.steps();
+        let steps = self.mark.steps();
         // Outside of a document it waits for work, or for the disk.
         if steps != self.steps || steps.is_multiple_of(2) || slept {
             self.steps = steps;
@@ -407,10 +197,10 @@ impl WatchedWorker {
         let report = config.job_report_after.min(config.job_exit_after / 2);
         let hopeless = (self.standstill).goes_on(lasted, report, config.job_exit_after)?;
         Some(Stall {
-            shard: ShardId(self.mark.shard.load(Ordering::Relaxed)),
+            shard: self.mark.shard(),
             what: Stalled::Worker,
             lasted,
-            room: Some(self.mark.place.room_name()),
+            room: Some(self.mark.room_name()),
             hopeless,
         })
     }
@@ -429,7 +219,7 @@ fn watch(
         .map(|(shard, heartbeat)| WatchedCore {
             shard,
             beats: heartbeat.seen(),
-            steps: heartbeat.place.steps(),
+            steps: heartbeat.steps(),
             heartbeat,
             steps_since: start,
             standstill: Standstill::from(start),
@@ -438,7 +228,7 @@ fn watch(
     let mut workers: Vec<_> = workers
         .into_iter()
         .map(|mark| WatchedWorker {
-            steps: mark.place.steps(),
+            steps: mark.steps(),
             mark,
             standstill: Standstill::from(start),
         })
@@ -461,6 +251,8 @@ fn watch(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::Event;
+    use collabblocks_storage_engine::{RoomId, Watch};
     use std::sync::mpsc;
 
     fn quick() -> WatchdogConfig {
@@ -538,19 +330,5 @@ mod tests {
             goes.enters_room(ROOM, "one of many");
         });
         assert!(seen.iter().all(|s| s.room.is_none()), "{seen:?}");
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_is_cut() {
-        let heartbeat = Heartbeat::default();
-        heartbeat.enters_room(ROOM, &"x".repeat(NAME_BYTES_MAX));
-        assert!(heartbeat.room_name().whole);
-        let room = RoomId {
-            generation: 1,
-            ..ROOM
-        };
-        heartbeat.enters_room(room, &"y".repeat(NAME_BYTES_MAX + 1));
-        let name = heartbeat.room_name();
-        assert!(!name.whole && name.name == "y".repeat(NAME_BYTES_MAX));
     }
 }
