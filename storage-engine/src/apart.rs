@@ -7,10 +7,12 @@ use crate::guard::{Limits, Refusal};
 use crate::job::Work;
 use crate::room_doc::{Applied, RoomDoc, in_parts};
 use crate::rooms::DocState;
+use crate::watch::{WatchJob, within};
 
 /// A document on its way through a job.
 pub(crate) struct Apart {
     pub(crate) room: RoomId,
+    name: Box<str>,
     doc: Box<RoomDoc>,
     task: Task,
 }
@@ -46,13 +48,14 @@ enum Made {
 
 impl Apart {
     /// Carries it out, off the core.
-    pub(crate) fn run(self) -> ApartDone {
+    pub(crate) fn run(self, watch: &dyn WatchJob) -> ApartDone {
         let Self {
             room,
+            name,
             mut doc,
             task,
         } = self;
-        let result = match task {
+        let result = within(watch, &name, || match task {
             Task::Apply {
                 update,
                 cut_gaps,
@@ -70,7 +73,7 @@ impl Apart {
                 Made::Diff(diff.map(|diff| in_parts(diff, part_bytes)))
             }
             Task::State => Made::State(doc.encode_state()),
-        };
+        });
         ApartDone { room, doc, result }
     }
 }
@@ -150,8 +153,10 @@ impl Engine {
             unreachable!("looked at above")
         };
         let doc = Box::new(doc);
+        let name = room.name.clone();
         self.begin(Work::Apart(Apart {
             room: id,
+            name,
             doc,
             task,
         }));

@@ -205,7 +205,7 @@ const RULES: &[Rule] = &[
         ],
         except: &[
             "server/src/mailbox.rs",
-            "server/src/runtime/watchdog.rs",
+            "server/src/runtime/heartbeat.rs",
             "server/src/runtime/files.rs",
             "server/src/runtime/ring/buffers.rs",
             "server/src/runtime/glommio/ticker.rs",
