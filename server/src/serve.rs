@@ -7,13 +7,13 @@ use crate::identity::Authenticator;
 use crate::preflight::Prepared;
 use crate::quarantine;
 use crate::runtime::watchdog::WatchdogConfig;
-use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind};
+use crate::runtime::{Core, FrontRules, LogSync, RuntimeKind, clock};
 use crate::server::{ControlLink, MakeCore, Server, ShardContext};
 use crate::shard::{
     Admission, ControlRequest, Effects, Event, Instant, Pace, SessionLimits, Shard, ShardConfig,
     ShardId,
 };
-use collabblocks_storage_engine::{EngineConfig, OpenReport, Store};
+use collabblocks_storage_engine::{EngineConfig, OpenReport, Store, WorkLimits};
 use collabblocks_wal::{Disk, FsDisk, LogConfig, OpenError};
 use rustls::ServerConfig;
 use std::collections::BTreeSet;
@@ -338,6 +338,12 @@ fn engine_config(config: &Config, shards: u16) -> EngineConfig {
         memory_bytes_max: config.snapshots.memory_bytes_max / usize::from(shards),
         disk_reserve_bytes: config.snapshots.disk_reserve_bytes,
         snapshot_segment_bytes: config.snapshots.segment_bytes,
+        work: WorkLimits {
+            clock: || clock().0,
+            // Well before the watchdog takes it for work that never comes back.
+            update_time_max: Duration::from_millis(config.limits.watchdog_job_exit_ms) / 3,
+            ..WorkLimits::default()
+        },
         ..EngineConfig::default()
     }
 }

@@ -61,7 +61,7 @@ impl Apart {
                 cut_gaps,
                 limits,
             } => {
-                let applied = doc.apply(&update, cut_gaps, &limits);
+                let applied = doc.apply_all(&update, cut_gaps, &limits);
                 Made::Applied(update, applied)
             }
             Task::Diff {
@@ -79,9 +79,14 @@ impl Apart {
 }
 
 impl Engine {
-    /// Whether an update of so many bytes is applied by [`Engine::apply_apart`].
-    pub fn takes_apart(&self, update_bytes: usize) -> bool {
-        update_bytes >= self.config.apart_bytes_min
+    /// Whether an update is applied by [`Engine::apply_apart`]: it is large, or may be much work for
+    /// the room's document, or such updates were.
+    pub fn takes_apart(&self, room: RoomId, update: &[u8]) -> bool {
+        let (limits, work) = (&self.config.limits, &self.config.work);
+        update.len() >= self.config.apart_bytes_min
+            || self
+                .ready(room)
+                .is_ok_and(|(_, doc)| doc.is_for_job(update, limits, work))
     }
 
     /// Whether the room's document is so large that it is encoded by [`Engine::diff_apart`].
@@ -142,9 +147,10 @@ impl Engine {
 
     fn begin_apart(&mut self, id: RoomId, task: Task) -> Result<(), Refusal> {
         let room = self.rooms.get_mut(id).ok_or(NOT_READY)?;
-        let DocState::Ready(doc) = &room.doc else {
+        let DocState::Ready(doc) = &mut room.doc else {
             return Err(NOT_READY);
         };
+        doc.bound_work(&self.config.work);
         let mut vector = Vec::new();
         doc.state_vector(&mut vector);
         let (bytes, vector) = (doc.memory_estimate(), vector.into());

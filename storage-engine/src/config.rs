@@ -3,6 +3,7 @@
 use crate::guard::Limits;
 use crate::job::Job;
 use crate::room_doc::Applied;
+use crate::work::WorkLimits;
 use collabblocks_wal::{LogConfig, Lsn, WriteJob};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct EngineConfig {
     /// Bytes of an update from which on a job applies it; and a quarter of the bytes of a document
     /// from which on a job encodes it.
     pub apart_bytes_min: usize,
+    /// Bounds of the work on a document.
+    pub work: WorkLimits,
 }
 
 impl Default for EngineConfig {
@@ -63,6 +66,7 @@ impl Default for EngineConfig {
             snapshot_segment_bytes: 256 << 20,
             snapshot_live_ratio_min: 0.5,
             apart_bytes_min: 64 << 10,
+            work: WorkLimits::default(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Deferred {
     ends: Vec<u16>,
     /// Their number at which they are due.
     due_at: usize,
+    /// Their structs that do not go on right behind their client's last one.
+    placed: usize,
 }
 
 impl Deferred {
@@ -37,13 +39,18 @@ impl Deferred {
     }
 
     /// Adds an update. There is room for it.
-    pub(crate) fn push(&mut self, update: &[u8]) {
+    pub(crate) fn push(&mut self, update: &[u8], placed: usize) {
         if self.due_at == 0 {
             // Rooms that begin together shall not all be due in the same turn.
             self.due_at = 1 + crc32fast::hash(update) as usize % UPDATES_MAX;
         }
         self.bytes.extend_from_slice(update);
         self.ends.push(self.bytes.len() as u16);
+        self.placed += placed;
+    }
+
+    pub(crate) fn placed(&self) -> usize {
+        self.placed
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -62,15 +69,16 @@ impl Deferred {
         )
     }
 
-    /// All of them as one update, in which what a client typed in a row is one struct; nothing if it
-    /// is not that simple.
-    pub(crate) fn joined(&self) -> Option<Vec<u8>> {
+    /// All of them as one update, in which what a client typed in a row is one struct, and in how many
+    /// places it deletes; nothing if it is not that simple.
+    pub(crate) fn joined(&self) -> Option<(Vec<u8>, usize)> {
         let mut join = Join::default();
         for update in self.updates() {
             join.update = update;
             walk(update, &Limits::own_state(), &mut join).ok()?;
         }
-        join.encode()
+        let cuts = join.cuts;
+        Some((join.encode()?, cuts))
     }
 
     /// The updates, in order.
@@ -100,6 +108,8 @@ struct Join<'a> {
     /// In the order of their clocks for each client.
     runs: Vec<Run<'a>>,
     deletes: Vec<(u64, u32, u32)>,
+    /// Deletions that do not go on where the one before was.
+    cuts: usize,
     /// Something begins before the end of what is there.
     overlaps: bool,
 }
@@ -142,6 +152,9 @@ impl<'a> Visit<'a> for Join<'a> {
     }
 
     fn on_delete(&mut self, client: u64, clock: u32, clock_end: u32) -> Result<(), Refusal> {
+        let goes_on =
+            |last: &(u64, u32, u32)| last.0 == client && (last.1 == clock_end || last.2 == clock);
+        self.cuts += usize::from(!self.deletes.last().is_some_and(goes_on));
         self.deletes.push((client, clock, clock_end));
         Ok(())
     }
@@ -188,9 +201,9 @@ mod tests {
     fn joined(updates: &[&[u8]]) -> Option<Vec<u8>> {
         let mut deferred = Deferred::default();
         for update in updates {
-            deferred.push(update);
+            deferred.push(update, 1);
         }
-        deferred.joined()
+        Some(deferred.joined()?.0)
     }
 
     const A: &[u8] = &[1, 1, 1, 0, 4, 1, 1, b't', 1, b'a', 0];
@@ -230,7 +243,7 @@ mod tests {
             let mut deferred = Deferred::default();
             let update = [1, 1, client, 0, 4, 1, 1, b't', 1, b'a', 0];
             (1..).find(|_| {
-                deferred.push(&update);
+                deferred.push(&update, 1);
                 deferred.is_full(0)
             })
         };

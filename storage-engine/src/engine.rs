@@ -78,6 +78,7 @@ impl Engine {
         let DocState::Ready(doc) = &mut room.doc else {
             unreachable!("looked at above")
         };
+        doc.bound_work(&self.config.work);
         let before = doc.memory_estimate();
         let limits = &self.config.limits;
         let work = || doc.apply(update, cut_gaps, limits);
@@ -264,7 +265,7 @@ impl Engine {
             .is_ok_and(|(_, doc)| doc.has(client, clock))
     }
 
-    fn ready(&self, room: RoomId) -> Result<(&str, &RoomDoc), Refusal> {
+    pub(crate) fn ready(&self, room: RoomId) -> Result<(&str, &RoomDoc), Refusal> {
         match self.rooms.get(room).map(|room| (&room.name, &room.doc)) {
             Some((name, DocState::Ready(doc))) => Ok((name, doc)),
             _ => Err(NOT_READY),

@@ -31,6 +31,7 @@ mod space;
 mod store;
 mod survey;
 mod watch;
+mod work;
 
 pub use config::*;
 pub use engine::Engine;
@@ -42,3 +43,4 @@ pub use salvage::{Salvaged, SalvagedRoom, salvage};
 pub use store::{Store, home_shard};
 pub use survey::{ShardSurvey, Survey, survey};
 pub use watch::{Watch, WatchJob};
+pub use work::WorkLimits;

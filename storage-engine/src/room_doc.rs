@@ -6,6 +6,7 @@ use crate::guard::ledger::Ledger;
 use crate::guard::plan::{Plan, encode_deletes, write_var};
 use crate::guard::subdoc::{hide, reveal};
 use crate::guard::{self, Limits, Refusal};
+use crate::work::{Count, Effort, WorkLimits};
 use std::cmp::Reverse;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +45,7 @@ pub struct RoomDoc {
     wanted: Vec<(u64, u32)>,
     /// Units deleted and bytes applied since the state was measured: what may have changed it.
     unmeasured: usize,
+    effort: Effort,
 }
 
 impl RoomDoc {
@@ -59,6 +61,7 @@ impl RoomDoc {
             state_bytes_bound: 0,
             wanted: Vec::new(),
             unmeasured: 0,
+            effort: Effort::default(),
         }
     }
 
@@ -71,6 +74,8 @@ impl RoomDoc {
             Applied::Cut(_) | Applied::CutKnown => return Err(Refusal::Gap),
         }
         room.settle()?;
+        room.effort
+            .count(Count::of(state, &Limits::own_state())?.structs);
         room.loaded_bytes = state.len();
         room.applied_bytes = 0;
         room.state_bytes_bound = state.len();
@@ -93,14 +98,16 @@ impl RoomDoc {
                 "the document failed and is to be loaded again",
             ));
         }
-        match judge(update, &self.ledger, cut_gaps, limits)? {
+        let structs_max = self.effort.structs_at_once(0);
+        match judge(update, &self.ledger, cut_gaps, limits, structs_max)? {
             Verdict::Known => Ok(Applied::Known),
             Verdict::Whole(notes) if notes.plain && Deferred::takes(update.len()) => {
                 self.make_room(update.len(), limits)?;
-                if self.deferred.is_full(update.len()) {
+                let placed = self.deferred.placed() + notes.placed;
+                if self.deferred.is_full(update.len()) || self.effort.is_much(placed) {
                     self.settle()?;
                 }
-                self.deferred.push(update);
+                self.deferred.push(update, notes.placed);
                 self.unmeasured += notes.write_plain_deletes(&mut self.ledger);
                 notes.write(&mut self.ledger);
                 self.applied(update.len());
@@ -109,7 +116,10 @@ impl RoomDoc {
             Verdict::Whole(notes) => {
                 self.make_room(update.len(), limits)?;
                 self.settle()?;
+                let begun = self.effort.begin(notes.placed);
                 self.integrate(&[update], false)?;
+                self.effort.end(begun, notes.structs);
+                (self.effort).grew(notes.structs, notes.placed, notes.cuts);
                 notes.write(&mut self.ledger);
                 self.applied(update.len());
                 Ok(Applied::New)
@@ -145,8 +155,48 @@ impl RoomDoc {
         }
     }
 
-    /// yrs failed on an update that the guard let through, and the document can no longer be
-    /// trusted: [`RoomDoc::apply`], [`RoomDoc::diff`] and [`RoomDoc::encode_state`] refuse from now
+    /// As [`RoomDoc::apply`], off the core, and with nothing left to be given to the document on it.
+    pub(crate) fn apply_all(
+        &mut self,
+        update: &[u8],
+        cut_gaps: bool,
+        limits: &Limits,
+    ) -> Result<Applied, Refusal> {
+        let applied = self.apply(update, cut_gaps, limits)?;
+        self.settle()?;
+        self.effort.on_job();
+        if self.effort.is_stale() {
+            let state = self.encode(&StateVector::default())?;
+            let count = Count::of(&state, &Limits::own_state())?;
+            self.effort.count(count.structs);
+        }
+        Ok(applied)
+    }
+
+    /// From here on the work of an update is bounded.
+    #[inline]
+    pub(crate) fn bound_work(&mut self, limits: &WorkLimits) {
+        self.effort.bound(limits);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn effort(&self) -> &Effort {
+        &self.effort
+    }
+
+    /// Structs to be placed that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.deferred.placed()
+    }
+
+    /// Whether an update is more work than the core takes.
+    pub(crate) fn is_for_job(&self, update: &[u8], limits: &Limits, work: &WorkLimits) -> bool {
+        self.effort.is_for_job(update, limits, work)
+    }
+
+    /// yrs failed on an update that the guard let through, or took too long over one, and the document
+    /// can no longer be trusted: [`RoomDoc::apply`], [`RoomDoc::diff`] and [`RoomDoc::encode_state`] refuse from now
     /// on. Make a new one from the snapshot and the logged updates.
     pub fn poisoned(&self) -> bool {
         self.poisoned
@@ -200,6 +250,7 @@ impl RoomDoc {
     pub fn encode_state(&mut self) -> Result<Vec<u8>, Refusal> {
         let state = self.encode(&StateVector::default())?;
         let plan = Plan::new(&state, &Limits::own_state(), |_, _| 0)?;
+        self.effort.count(plan.part_count());
         if plan.gap {
             return Err(Refusal::Rejected("its state does not stand on its own"));
         }
@@ -218,10 +269,17 @@ impl RoomDoc {
             return Ok(());
         }
         let deferred = self.deferred.take();
-        let settled = match deferred.joined() {
-            Some(update) => self.integrate(&[&update], true),
-            None => self.integrate(&deferred.updates().collect::<Vec<_>>(), true),
+        let placed = deferred.placed();
+        let begun = self.effort.begin(placed);
+        let (settled, cuts) = match deferred.joined() {
+            Some((update, cuts)) => (self.integrate(&[&update], true), cuts),
+            None => {
+                let updates: Vec<_> = deferred.updates().collect();
+                (self.integrate(&updates, true), updates.len())
+            }
         };
+        self.effort.end(begun, placed);
+        self.effort.grew(placed, placed, cuts);
         if settled.is_err() && !self.poisoned {
             self.poison();
         }
@@ -272,9 +330,13 @@ impl RoomDoc {
         self.unmeasured += bytes;
     }
 
-    /// Applies a plan in parts. Should one fail after another went in, the document is poisoned.
+    /// Applies a plan in parts. Should one fail after another went in, the document is poisoned; so it
+    /// is if it takes too long.
     fn integrate_plan(&mut self, plan: &Plan<'_>, subdocs: bool) -> Result<(), Refusal> {
-        let mut updates = plan.encode_structs(STRUCTS_AT_ONCE, usize::MAX);
+        let begun = self.effort.begin_parts();
+        let structs = plan.struct_count();
+        let at_once = |before| self.effort.structs_at_once(before);
+        let mut updates = plan.encode_structs(at_once, usize::MAX);
         if subdocs {
             updates = updates
                 .iter()
@@ -296,12 +358,19 @@ impl RoomDoc {
             updates.push(encode_deletes(&plan.deletes));
         }
         for (done, update) in updates.iter().enumerate() {
+            if done > 0 && self.effort.is_too_long(begun) {
+                self.poisoned = true;
+                self.doc = empty_doc();
+                return Err(Refusal::TooSlow);
+            }
             let result = self.integrate(&[update], false);
             if result.is_err() && done > 0 {
                 self.poison();
             }
             result?;
         }
+        self.effort.end(begun, structs);
+        self.effort.grew(structs, structs, plan.deletes.len());
         Ok(())
     }
 

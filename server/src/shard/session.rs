@@ -218,7 +218,7 @@ impl Shard {
             self.count_refused("acks_full");
             return self.close(now, id, 1013, "the disk cannot keep up; try later", true);
         }
-        if self.engine.takes_apart(update.len()) {
+        if self.engine.takes_apart(room_id, update) {
             return self.apply_apart(now, id, room_id, update, reply);
         }
         match self.engine.apply(now.0, room_id, update, reply) {
@@ -455,6 +455,7 @@ impl Shard {
         let (label, code) = match refusal {
             Refusal::Malformed { reason, .. } => (*reason, 4400),
             Refusal::TooLarge { what, .. } => (*what, 4413),
+            Refusal::TooSlow => ("work", 4413),
             Refusal::Gap => ("gap", 4409),
             Refusal::Rejected(_) => ("rejected", 4400),
             Refusal::Unavailable(_) => ("unavailable", 1013),

@@ -8,6 +8,7 @@ use super::plan::Plan;
 use super::read::malformed;
 use super::walk::{Content, Id, Kind, Parent, Struct, Visit, walk};
 use super::{Limits, Refusal};
+use crate::work::is_placed;
 
 /// Above so many structs an update is applied in parts: yrs joins neighbours in one transaction at
 /// quadratic cost, and recurses once per exhausted client section.
@@ -48,6 +49,12 @@ pub(crate) struct Notes {
     /// Its effect on the ledger is all known without the document: it inserts text in sequences that
     /// are there, and deletes what nothing stands in.
     pub(crate) plain: bool,
+    /// The update's structs, if the quick look was enough.
+    pub(crate) structs: usize,
+    /// Those of them that do not go on right behind their client's last one.
+    pub(crate) placed: usize,
+    /// Its ranges of deletions that are new.
+    pub(crate) cuts: usize,
 }
 
 impl Notes {
@@ -110,7 +117,6 @@ struct Look<'l> {
     /// Where the client's last unit stands.
     place: Place,
     notes: Notes,
-    structs: usize,
     /// Something is new.
     news: bool,
     /// The quick look does not settle it.
@@ -191,7 +197,8 @@ impl<'a> Visit<'a> for Look<'_> {
 
     #[inline]
     fn on_struct(&mut self, read: &Struct<'a>) -> Result<(), Refusal> {
-        self.structs += 1;
+        self.notes.structs += 1;
+        self.notes.placed += usize::from(is_placed(read));
         // No sub-document goes to yrs as it is, be it known.
         self.tangled |= read.kind == Kind::Item(Content::Doc);
         if read.clock_end() <= self.have && read.kind != Kind::Skip {
@@ -256,6 +263,7 @@ impl<'a> Visit<'a> for Look<'_> {
         let have = have.map_or_else(|| self.ledger.clock(client), |noted| noted.1);
         self.tangled |= clock_end > have;
         let notes = &mut self.notes;
+        notes.cuts += 1;
         notes.plain &= notes.deletes.len() < PLAIN_DELETES_MAX
             && !self.ledger.holds_types(client, clock, clock_end);
         if notes.plain {
@@ -266,12 +274,13 @@ impl<'a> Visit<'a> for Look<'_> {
 }
 
 /// Judges `update`. Errors: what is malformed or too large, and a [`Refusal::Gap`] unless
-/// `cut_gaps`.
+/// `cut_gaps`. More than `structs_max` structs are to be applied in parts.
 pub(crate) fn judge<'a>(
     update: &'a [u8],
     ledger: &Ledger,
     cut_gaps: bool,
     limits: &Limits,
+    structs_max: usize,
 ) -> Result<Verdict<'a>, Refusal> {
     let mut look = Look {
         ledger,
@@ -283,7 +292,6 @@ pub(crate) fn judge<'a>(
             plain: true,
             ..Notes::default()
         },
-        structs: 0,
         news: false,
         tangled: false,
     };
@@ -291,7 +299,7 @@ pub(crate) fn judge<'a>(
     if !look.news {
         return Ok(Verdict::Known);
     }
-    if !look.tangled && look.structs <= STRUCTS_AT_ONCE {
+    if !look.tangled && look.notes.structs <= structs_max {
         return Ok(Verdict::Whole(look.notes));
     }
     let mut plan = Plan::new(update, limits, |client, _| ledger.clock(client))?;

@@ -91,6 +91,12 @@ pub enum Refusal {
         /// What is allowed.
         limit: usize,
     },
+    /// It was given up, as the document library took too long over it; the room was rebuilt without
+    /// it.
+    #[error(
+        "the update takes too long: too much was inserted where others inserted; reload the page"
+    )]
+    TooSlow,
     /// It builds on content that the room has not seen: ask the client with a SyncStep1.
     #[error("the update builds on content this server has not seen")]
     Gap,

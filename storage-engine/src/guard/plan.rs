@@ -328,23 +328,38 @@ impl<'a> Plan<'a> {
     /// Writes the structs to be applied as updates of at most `structs_max` structs and about
     /// `bytes_max` bytes each, then the deletions, likewise. Applied in order they are the plan.
     pub(crate) fn encode(&self, structs_max: usize, bytes_max: usize) -> Vec<Vec<u8>> {
-        let mut updates = self.encode_structs(structs_max, bytes_max);
+        let mut updates = self.encode_structs(|_| structs_max, bytes_max);
         // A range takes at most 10 bytes beside its client.
         let ranges_max = (bytes_max / 10).max(1);
         updates.extend(self.deletes.chunks(ranges_max).map(encode_deletes));
         updates
     }
 
-    /// The structs alone.
-    pub(crate) fn encode_structs(&self, structs_max: usize, bytes_max: usize) -> Vec<Vec<u8>> {
+    /// The structs to be applied.
+    pub(crate) fn struct_count(&self) -> usize {
+        self.runs.iter().map(|run| run.end - run.start).sum()
+    }
+
+    /// All structs of the update.
+    pub(crate) fn part_count(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The structs alone, at most `structs_max` of how many went before.
+    pub(crate) fn encode_structs(
+        &self,
+        structs_max: impl Fn(usize) -> usize,
+        bytes_max: usize,
+    ) -> Vec<Vec<u8>> {
         let mut updates = Vec::new();
         let mut chunk: Vec<Run> = Vec::new();
-        let (mut structs, mut bytes) = (0, 0);
+        let (mut structs, mut bytes, mut before) = (0, 0, 0);
         for run in &self.runs {
             for at in run.start..run.end {
                 let size = (self.parts[at].end - self.parts[at].at) as usize;
-                if structs > 0 && (structs == structs_max || bytes + size > bytes_max) {
+                if structs > 0 && (structs >= structs_max(before) || bytes + size > bytes_max) {
                     updates.push(self.encode_runs(&mut chunk, &[]));
+                    before += structs;
                     (structs, bytes) = (0, 0);
                 }
                 match chunk.last_mut() {

@@ -3,7 +3,7 @@
 use super::identity::Door;
 use super::rng::Rng;
 use collabblocks_server::shard::{Admission, Pace, SessionLimits, ShardConfig, ShardId};
-use collabblocks_storage_engine::{EngineConfig, Limits};
+use collabblocks_storage_engine::{EngineConfig, Limits, WorkLimits};
 use collabblocks_wal::LogConfig;
 use std::ops::Range;
 use std::time::Duration;
@@ -355,6 +355,11 @@ fn engine(rng: &mut Rng) -> EngineConfig {
         snapshot_segment_bytes: *rng.pick(&[16 << 10, 64 << 10]),
         snapshot_live_ratio_min: 0.5,
         apart_bytes_min: *rng.pick(&[1, 16, 40, 200, 64 << 10]),
+        work: WorkLimits {
+            core_steps_max: *rng.pick(&[1, 30, 1000, 700_000]),
+            part_steps_max: *rng.pick(&[1, 1000, 100_000_000]),
+            ..WorkLimits::default()
+        },
         ..EngineConfig::default()
     }
 }
