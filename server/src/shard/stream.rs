@@ -32,7 +32,8 @@ struct Message {
 }
 
 impl Messages {
-    fn push(&mut self, head: Vec<u8>, body: Vec<u8>) {
+    fn push(&mut self, head: Vec<u8>, mut body: Vec<u8>) {
+        body.shrink_to_fit();
         self.size += head.capacity() + body.capacity();
         let end = self.len() + head.len() + body.len();
         self.list.push(Message { head, body, end });
