@@ -132,7 +132,7 @@ fn bytes_come_back_in_order(runtime: RuntimeKind) {
 fn more_bytes_are_there_than_there_are_buffers_for(runtime: RuntimeKind) {
     // A core of the ring has 256 receive buffers of 16 KiB, which all connections share.
     const CLIENTS: usize = 600;
-    const BYTES: usize = 40_000;
+    const BYTES: usize = 150_000;
     let mut set = Set::of(runtime);
     set.shards = 1;
     let stage = set.start();
