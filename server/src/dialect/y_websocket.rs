@@ -81,9 +81,18 @@ fn sync_frame(step: u8, body: &[u8], out: &mut Vec<u8>) {
 }
 
 fn sync_message(step: u8, body: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&[SYNC, step]);
-    write_uint(body.len() as u64, out);
+    sync_head(step, body.len(), out);
     out.extend_from_slice(body);
+}
+
+fn sync_head(step: u8, body_bytes: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[SYNC, step]);
+    write_uint(body_bytes as u64, out);
+}
+
+/// Appends what stands before an update of so many bytes in its message.
+pub fn update_head(update_bytes: usize, out: &mut Vec<u8>) {
+    sync_head(UPDATE, update_bytes, out);
 }
 
 /// Appends the frame that asks a client for what the server lacks.

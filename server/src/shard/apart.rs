@@ -3,7 +3,7 @@
 
 use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
-use collabblocks_storage_engine::{Outcome, Refusal, RoomId};
+use collabblocks_storage_engine::{LargeUpdate, Outcome, Refusal, RoomId};
 
 /// What a room's document is away for, and what waits for it.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ struct Making {
 #[derive(Debug)]
 struct Waiting {
     from: ConnId,
-    update: Box<[u8]>,
+    update: LargeUpdate,
     reply: bool,
 }
 
@@ -50,15 +50,15 @@ impl Shard {
         now: Instant,
         id: ConnId,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         reply: bool,
     ) {
         match self.engine.apply_apart(room_id, update, reply) {
             Ok(()) => self.apart(room_id).applying = Some((id, reply)),
-            Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
+            Err((Refusal::Unavailable(_), update)) if self.engine.is_apart(room_id) => {
                 self.keep_until_back(now, id, room_id, update, reply);
             }
-            Err(refusal) => self.on_refusal(now, id, &refusal),
+            Err((refusal, _)) => self.on_refusal(now, id, &refusal),
         }
     }
 
@@ -72,12 +72,12 @@ impl Shard {
         now: Instant,
         id: ConnId,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         reply: bool,
     ) {
         let limits = self.config.limits;
         // Of small ones the place in the queue is most of it.
-        let bytes = update.len() + size_of::<Waiting>();
+        let bytes = update.memory_bytes() + size_of::<Waiting>();
         let all = self.apart_bytes + bytes;
         let apart = self.apart(room_id);
         let of_room = apart.bytes + bytes;
@@ -89,7 +89,7 @@ impl Shard {
         apart.bytes = of_room;
         apart.updates.push(Waiting {
             from: id,
-            update: update.into(),
+            update,
             reply,
         });
         self.apart_bytes = all;
@@ -138,7 +138,7 @@ impl Shard {
         &mut self,
         now: Instant,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         outcome: Result<Outcome, Refusal>,
     ) {
         // Who comes into a room that all had left is told of it by the document.
@@ -147,7 +147,12 @@ impl Shard {
         if let Some((id, reply)) = apart.and_then(|apart| apart.applying.take()) {
             // What somebody wrote who has left waits for the disk, as what was an answer does.
             let reply = reply || self.session(id).is_none();
-            self.on_outcome(now, id, room_id, update, reply, outcome);
+            match outcome {
+                Ok(outcome) if update.len() >= self.engine.large_bytes_min() => {
+                    self.on_large_applied(now, id, room_id, update, reply, outcome);
+                }
+                outcome => self.on_outcome(now, id, room_id, &update, reply, outcome),
+            }
         }
     }
 
@@ -203,11 +208,7 @@ impl Shard {
             // At the end what is not acknowledged is sent again elsewhere.
             let here = self.session(from).is_some_and(|s| s.room == room_id);
             if here && self.drain == Drain::No {
-                if reply {
-                    self.on_reply(now, from, room_id, &update);
-                } else {
-                    self.on_update(now, from, room_id, &update, false);
-                }
+                self.on_owned_update(now, from, room_id, update, reply);
             }
         }
         for id in apart.asking {

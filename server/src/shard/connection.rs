@@ -2,11 +2,12 @@
 
 use super::identity::{Access, Asked, Claims};
 use super::pace::Late;
-use super::stream::Stream;
+use super::stream::{Answer, Stream};
 use super::types::{ConnId, Instant};
 use crate::edge::websocket::Decoder;
 use collabblocks_storage_engine::RoomId;
 use core::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How far a connection has come.
@@ -91,6 +92,8 @@ pub struct Session {
     pub answering: bool,
     /// A large answer on its way: one at a time.
     pub stream: Option<Stream>,
+    /// Echoes of large updates that are not out yet, in order.
+    pub echoes: Vec<Echo>,
     /// On the shard's list of connections with slices to go.
     pub streaming: bool,
     /// Its stand-in at the room's home, if that is another core and the session is live.
@@ -103,6 +106,15 @@ pub struct Session {
     pub unread: bool,
     /// On the shard's list of sessions whose answer waits for its turn.
     pub waiting: bool,
+}
+
+/// The echo of a large update.
+#[derive(Debug)]
+pub struct Echo {
+    /// Its bytes, unless it is on its way.
+    pub update: Option<Rc<Answer>>,
+    /// Echoes of what the session wrote after it.
+    pub after: Vec<u8>,
 }
 
 /// What a session is to be told. However often it asks within a turn, it is told once.
@@ -163,6 +175,12 @@ impl Behind {
         self.looked_at.get_or_insert((self.from, now));
         self.from = up_to;
         self.part_bytes = (self.part_bytes * 2).min(part_bytes_max.max(PART_BYTES_MIN));
+    }
+
+    /// It is being given all up to here, the last of it at a pace of its own.
+    pub fn gets_large(&mut self, up_to: u64) {
+        self.from = up_to;
+        self.looked_at = None;
     }
 
     /// Whether less than `bytes` of the parts have gone in a time of `limit`.
@@ -228,11 +246,17 @@ impl Connection {
 
     /// Bytes that wait for the socket.
     pub fn waiting_bytes(&self) -> usize {
-        let control = match &self.stage {
-            Stage::Session(session) => session.stream.as_ref().map_or(0, |s| s.control.len()),
+        let of_session = match &self.stage {
+            Stage::Session(session) => {
+                let echo = |echo: &Echo| {
+                    echo.after.len() + echo.update.as_ref().map_or(0, |update| update.size())
+                };
+                session.stream.as_ref().map_or(0, |s| s.control.len())
+                    + session.echoes.iter().map(echo).sum::<usize>()
+            }
             _ => 0,
         };
-        self.unsent_bytes + self.out.len() + control
+        self.unsent_bytes + self.out.len() + of_session
     }
 
     /// Its session, if it is one.
@@ -265,6 +289,7 @@ impl Session {
             listed: false,
             answering: false,
             stream: None,
+            echoes: Vec::new(),
             streaming: false,
             guest: None,
             late: Vec::new(),

@@ -109,6 +109,9 @@ impl Shard {
         let Some(room) = room.filter(|r| r.id == room_id) else {
             return;
         };
+        if room.turn.has_large() {
+            return self.tell_large(room_id);
+        }
         if room.spreads(&self.config.limits.pace) {
             return self.flush_spread(now, room_id, effects);
         }

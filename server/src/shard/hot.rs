@@ -505,6 +505,24 @@ impl Shard {
     }
 }
 
+/// The cores with guests miss what a turn holds: each gets a diff.
+pub(super) fn cores_fall_behind(room: &mut Room, post: &mut Post) {
+    let Some(hot) = room.hot.as_deref_mut() else {
+        return;
+    };
+    let mut behind = 0;
+    for core in hot.cores.iter_mut() {
+        if !core.fresh && !core.behind {
+            core.behind = true;
+            behind += 1;
+            post.lane(core.shard).rooms.push(room.id);
+        }
+    }
+    if behind > 0 {
+        room.fell_behind(behind);
+    }
+}
+
 /// The end of a room's turn: each core with guests gets its frames, and what changed of its presence.
 pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post: &mut Post) {
     let size = room.len();
@@ -567,6 +585,11 @@ impl Room {
         let list = self.list_of(id, true, group);
         list.push(id);
         (group, list.len() - 1, heard)
+    }
+
+    /// Whether there are cores with guests of it.
+    pub fn has_cores(&self) -> bool {
+        self.hot.as_ref().is_some_and(|hot| !hot.cores.is_empty())
     }
 
     /// Guests of it that are live.

@@ -14,6 +14,7 @@ mod fanout;
 mod guests;
 mod hot;
 mod identity;
+mod large;
 mod mail;
 mod marks;
 mod pace;

@@ -6,11 +6,12 @@ use super::hot::Hot;
 use super::marks::Marks;
 use super::presence::Presence;
 use super::spread::Spread;
-use super::stream::Answered;
+use super::stream::{Answer, Answered};
 use super::tally::Counts;
 use super::types::{ConnId, Instant};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// One frame of a turn.
 #[derive(Clone, Debug)]
@@ -28,6 +29,18 @@ pub struct Turn {
     pub bytes: Vec<u8>,
     /// Where each ends, and whose it is.
     pub frames: Vec<TurnFrame>,
+    /// Large updates among them. Of each there is one byte in `bytes`, which has its place and is told
+    /// to nobody: whoever is to hear it gets it as what was missed.
+    large: Vec<Large>,
+}
+
+/// A large update among the frames.
+#[derive(Clone, Debug)]
+struct Large {
+    /// Where its frame ends.
+    end: usize,
+    /// `None`: there is no memory for one more, and a diff tells it.
+    update: Option<Rc<Answer>>,
 }
 
 impl Turn {
@@ -50,9 +63,28 @@ impl Turn {
             .map(|(start, f)| start..f.end)
     }
 
+    /// Adds a large update.
+    pub fn add_large(&mut self, author: ConnId, update: Option<Rc<Answer>>) {
+        self.bytes.push(0);
+        self.frame_done(Some(author));
+        let end = self.bytes.len();
+        self.large.push(Large { end, update });
+    }
+
+    /// Whether there is a large update among the frames.
+    pub fn has_large(&self) -> bool {
+        !self.large.is_empty()
+    }
+
+    fn large_at(&self, end: usize) -> Option<&Rc<Answer>> {
+        let at = self.large.iter().find(|large| large.end == end)?;
+        at.update.as_ref()
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.frames.clear();
+        self.large.clear();
     }
 }
 
@@ -72,7 +104,8 @@ impl Backlog {
             self.begins = offset;
         }
         let base = self.kept.bytes.len();
-        if base + turn.bytes.len() > bytes_max {
+        let told_by_diff = turn.large.iter().any(|large| large.update.is_none());
+        if told_by_diff || base + turn.bytes.len() > bytes_max {
             // From here on a diff is cheaper than the frames, whoever it is for.
             return self.lose();
         }
@@ -83,6 +116,10 @@ impl Backlog {
                 author: f.author,
                 end: base + f.end,
             }));
+        self.kept.large.extend(turn.large.iter().map(|l| Large {
+            end: base + l.end,
+            update: l.update.clone(),
+        }));
     }
 
     /// Bytes that are kept.
@@ -111,6 +148,11 @@ impl Backlog {
                 frame.end = frame.end.saturating_sub(skip);
                 stays
             });
+            self.kept.large.retain_mut(|large| {
+                let stays = large.end > skip;
+                large.end = large.end.saturating_sub(skip);
+                stays
+            });
             self.begins += skip as u64;
         }
     }
@@ -130,6 +172,9 @@ impl Backlog {
             return false;
         }
         let skip = (from - self.begins) as usize;
+        if self.kept.large.iter().any(|large| large.end > skip) {
+            return false;
+        }
         out.extend_from_slice(&self.kept.bytes[skip..]);
         for frame in self.kept.frames.iter().filter(|f| f.end > skip) {
             each(frame.author, frame.end - skip);
@@ -144,7 +189,7 @@ impl Backlog {
         reader: ConnId,
         bytes_max: usize,
         out: &mut Vec<u8>,
-    ) -> Option<u64> {
+    ) -> Option<Replayed> {
         let mut at = from.checked_sub(self.begins)? as usize;
         if self.kept.bytes.is_empty() {
             return None;
@@ -165,13 +210,32 @@ impl Backlog {
             if out.len() - begins >= bytes_max {
                 break;
             }
+            let large = self.kept.large_at(frame.end);
             if frame.author != Some(reader) {
+                if large.is_some() {
+                    return Some(Replayed {
+                        up_to: self.begins + frame.end as u64,
+                        large: large.cloned(),
+                    });
+                }
                 out.extend_from_slice(&self.kept.bytes[at..frame.end]);
             }
             at = frame.end;
         }
-        Some(self.begins + at as u64)
+        Some(Replayed {
+            up_to: self.begins + at as u64,
+            large: None,
+        })
     }
+}
+
+/// How far what was missed was told.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The stream offset up to which all is told.
+    pub up_to: u64,
+    /// The last of it is this large update, which is not among the frames.
+    pub large: Option<Rc<Answer>>,
 }
 
 /// Entries of [`Room::asks`].
@@ -295,17 +359,19 @@ impl Room {
     }
 
     /// Appends what a session that was behind since `from` missed and is not its own, in whole frames
-    /// until those are `bytes_max` or more. The stream offset up to which it has all then; `None` if
-    /// only a diff helps.
+    /// until those are `bytes_max` or more, or a large update is next. `None` if only a diff helps.
     pub fn replay(
         &self,
         from: u64,
         reader: ConnId,
         bytes_max: usize,
         out: &mut Vec<u8>,
-    ) -> Option<u64> {
+    ) -> Option<Replayed> {
         match &self.backlog {
-            _ if from >= self.stream_offset => Some(from),
+            _ if from >= self.stream_offset => Some(Replayed {
+                up_to: from,
+                large: None,
+            }),
             Some(backlog) => backlog.replay(from, reader, bytes_max, out),
             None => None,
         }
@@ -405,8 +471,8 @@ mod tests {
         turn(&mut room, &[(b"two", None)], 100);
         let replay = |from, who| {
             let mut out = Vec::new();
-            let end = room.replay(from, who, 100, &mut out);
-            assert_eq!(end, Some(room.stream_offset));
+            let end = room.replay(from, who, 100, &mut out).unwrap();
+            assert_eq!(end.up_to, room.stream_offset);
             out
         };
         assert_eq!(replay(from, A), b"onetwo");
@@ -414,11 +480,11 @@ mod tests {
         assert_eq!(replay(later, A), b"two");
         // In parts: whole frames, and what is one's own costs nothing.
         let mut out = Vec::new();
-        let part = room.replay(from, B, 1, &mut out).unwrap();
+        let part = room.replay(from, B, 1, &mut out).unwrap().up_to;
         assert_eq!((part, out.as_slice()), (from + 6, &b"own"[..]));
-        let part = room.replay(from, A, 4, &mut out).unwrap();
+        let part = room.replay(from, A, 4, &mut out).unwrap().up_to;
         assert_eq!((part, &out[3..]), (room.stream_offset, &b"onetwo"[..]));
-        assert_eq!(room.replay(part, A, 4, &mut out), Some(part));
+        assert_eq!(room.replay(part, A, 4, &mut out).unwrap().up_to, part);
         assert_eq!(out.len(), 9);
     }
 
@@ -429,11 +495,10 @@ mod tests {
         room.behind = 1;
         turn(&mut room, &[(&[1; 60], None)], 100);
         turn(&mut room, &[(&[2; 60], None)], 100);
-        assert_eq!(room.replay(from, A, 100, &mut Vec::new()), None);
+        assert!(room.replay(from, A, 100, &mut Vec::new()).is_none());
         turn(&mut room, &[(&[3; 10], None)], 100);
-        assert_eq!(
-            room.replay(from, A, 100, &mut Vec::new()),
-            None,
+        assert!(
+            room.replay(from, A, 100, &mut Vec::new()).is_none(),
             "frames after the hole are not enough"
         );
         room.caught_up();

@@ -97,6 +97,16 @@ impl Shard {
                 if session.loading.is_none() {
                     self.on_binary(now, id, bytes);
                 } else {
+                    self.keep_until_loaded(now, id, bytes.to_vec(), effects);
+                }
+            }
+            Message::Large(bytes) => {
+                let Some(session) = self.session(id) else {
+                    return;
+                };
+                if session.loading.is_none() {
+                    self.on_large_binary(now, id, bytes);
+                } else {
                     self.keep_until_loaded(now, id, bytes, effects);
                 }
             }
@@ -115,7 +125,13 @@ impl Shard {
     }
 
     /// A binary message of a session whose room is being loaded.
-    fn keep_until_loaded(&mut self, now: Instant, id: ConnId, bytes: &[u8], effects: &mut Effects) {
+    fn keep_until_loaded(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: Vec<u8>,
+        effects: &mut Effects,
+    ) {
         let limits = self.config.limits;
         let Some(room_id) = self.session(id).map(|session| session.room) else {
             return;
@@ -133,7 +149,7 @@ impl Shard {
             return self.close(now, id, 1013, reason, true);
         }
         queue.bytes += bytes.len();
-        queue.messages.push(bytes.into());
+        queue.messages.push(bytes.into_boxed_slice());
         let pauses = full
             || queue.messages.len() >= limits.load_queue_commands_max
             || queue.bytes >= limits.load_queue_bytes_max;
@@ -189,7 +205,7 @@ impl Shard {
         let may_write = self.session(id).is_some_and(|s| !s.is_read_only());
         if may_write && self.engine.is_apart(room_id) {
             // It answers after what the client sent before it.
-            return self.keep_until_back(now, id, room_id, update, true);
+            return self.keep_until_back(now, id, room_id, update.into(), true);
         }
         if let Some(session) = self.session(id) {
             session.asked = false;
@@ -207,25 +223,36 @@ impl Shard {
         update: &[u8],
         reply: bool,
     ) {
-        let Some(session) = self.session(id) else {
+        if !self.may_update(now, id, reply) {
             return;
-        };
-        if session.is_read_only() {
-            return self.refuse_update(id, reply);
-        }
-        if self.acks.held_bytes() > self.config.limits.queue_hard_bytes {
-            self.count_refused("acks_full");
-            return self.close(now, id, 1013, "the disk cannot keep up; try later", true);
         }
         if self.engine.takes_apart(update.len()) {
-            return self.apply_apart(now, id, room_id, update, reply);
+            return self.apply_apart(now, id, room_id, update.into(), reply);
         }
         match self.engine.apply(now.0, room_id, update, reply) {
             Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
-                self.keep_until_back(now, id, room_id, update, reply);
+                self.keep_until_back(now, id, room_id, update.into(), reply);
             }
             outcome => self.on_outcome(now, id, room_id, update, reply, outcome),
         }
+    }
+
+    /// Whether an update of a session's is taken, whatever it holds.
+    #[inline]
+    pub(super) fn may_update(&mut self, now: Instant, id: ConnId, reply: bool) -> bool {
+        let Some(session) = self.session(id) else {
+            return false;
+        };
+        if session.is_read_only() {
+            self.refuse_update(id, reply);
+            return false;
+        }
+        if self.acks.held_bytes() > self.config.limits.queue_hard_bytes {
+            self.count_refused("acks_full");
+            self.close(now, id, 1013, "the disk cannot keep up; try later", true);
+            return false;
+        }
+        true
     }
 
     /// The document took an update, or not.
@@ -246,12 +273,8 @@ impl Shard {
                     Applied::Cut(part) => (Some(part.as_slice()), true),
                     Applied::CutKnown => (None, true),
                 };
-                if relay.is_some() {
-                    self.stats.updates += 1;
-                    self.stats.update_bytes += update.len() as u64;
-                } else {
-                    self.stats.updates_known += 1;
-                }
+                let relayed = relay.is_some();
+                self.count_update(relayed, update.len());
                 // What was cut away is not confirmed: only the part that was taken is echoed.
                 self.accept(
                     id,
@@ -261,22 +284,45 @@ impl Shard {
                     outcome.durable_at,
                     reply,
                 );
-                if relay.is_some() {
-                    self.ask_again(room_id);
-                }
-                if cut {
-                    self.count_refused("gap_cut");
-                    self.ask_later(id, room_id, outcome.wanted);
-                    self.count_gap(now, id, true);
-                } else if let Some(session) = self.session(id) {
-                    session.gap_repeats = 0;
-                }
+                self.after_update(now, id, room_id, relayed, cut.then_some(outcome.wanted));
             }
             Err(Refusal::Gap) => {
                 self.count_refused("gap");
                 self.on_gap(now, id);
             }
             Err(refusal) => self.on_refusal(now, id, &refusal),
+        }
+    }
+
+    #[inline]
+    pub(super) fn count_update(&mut self, relayed: bool, bytes: usize) {
+        if relayed {
+            self.stats.updates += 1;
+            self.stats.update_bytes += bytes as u64;
+        } else {
+            self.stats.updates_known += 1;
+        }
+    }
+
+    /// An update was accepted. `cut`: what was cut off it waits for these.
+    #[inline]
+    pub(super) fn after_update(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        room_id: RoomId,
+        relayed: bool,
+        cut: Option<Vec<(u64, u32)>>,
+    ) {
+        if relayed {
+            self.ask_again(room_id);
+        }
+        if let Some(wanted) = cut {
+            self.count_refused("gap_cut");
+            self.ask_later(id, room_id, wanted);
+            self.count_gap(now, id, true);
+        } else if let Some(session) = self.session(id) {
+            session.gap_repeats = 0;
         }
     }
 
@@ -292,10 +338,7 @@ impl Shard {
         at: Lsn,
         reply: bool,
     ) {
-        let waits = self.config.strict
-            || reply
-            || self.room(room_id).held > 0
-            || self.has_moved(id, room_id);
+        let waits = self.relay_waits(id, room_id, reply);
         if waits || relay.is_none() {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();
@@ -325,6 +368,15 @@ impl Shard {
         if relay.is_none() {
             self.release(self.engine.durable_lsn());
         }
+    }
+
+    /// Whether what a session wrote is relayed only once it is durable.
+    #[inline]
+    pub(super) fn relay_waits(&mut self, id: ConnId, room_id: RoomId, reply: bool) -> bool {
+        self.config.strict
+            || reply
+            || self.room(room_id).held > 0
+            || self.has_moved(id, room_id)
     }
 
     /// The room lacks what the client's content builds on: the client is asked again when that came.
@@ -504,11 +556,15 @@ impl Shard {
             match to {
                 To::Conn(id) => {
                     if let Some(connection) = self.touch(id)
-                        && matches!(connection.stage, Stage::Session(_))
+                        && let Stage::Session(session) = &mut connection.stage
                     {
-                        bytes.append_to(&mut connection.out);
+                        match session.echoes.last_mut() {
+                            None => bytes.append_to(&mut connection.out),
+                            Some(echo) => bytes.append_to(&mut echo.after),
+                        }
                     }
                 }
+                To::Echo(id, update) => self.echo_large(id, update),
                 To::Answer(id) => {
                     if let Some(connection) = self.touch(id)
                         && let Stage::Session(session) = &mut connection.stage
@@ -516,6 +572,7 @@ impl Shard {
                         bytes.append_to(&mut connection.out);
                         session.answering = false;
                         self.list(id);
+                        self.next_echo(id);
                     }
                     if let Some(guest) = self.guests.get_mut(id) {
                         guest.answered = true;
@@ -539,6 +596,17 @@ impl Shard {
                         } else {
                             self.go_on_streaming(id);
                         }
+                    }
+                }
+                To::Update(room_id, author, update) => {
+                    if self.rooms[room_id.slot as usize]
+                        .as_ref()
+                        .is_some_and(|r| r.id == room_id)
+                    {
+                        self.relay_large(room_id, author, update);
+                        let room = self.room(room_id);
+                        room.held = (room.held.checked_sub(1))
+                            .expect("each update held for a room is counted");
                     }
                 }
                 To::Room(room_id, author) => {

@@ -4,6 +4,7 @@
 use super::types::Instant;
 use crate::dialect::y_websocket;
 use crate::edge::websocket;
+use collabblocks_storage_engine::LargeUpdate;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -34,8 +35,15 @@ impl Answer {
         self.messages.clone()
     }
 
-    fn size(&self) -> usize {
+    /// Bytes of memory that it takes.
+    pub fn size(&self) -> usize {
         self.messages.bytes.capacity()
+    }
+
+    /// Appends its one message as a frame: for those to whom it goes with others.
+    pub fn frame(&self, out: &mut Vec<u8>) {
+        websocket::binary_header(self.messages.bytes.len(), out);
+        out.extend_from_slice(&self.messages.bytes);
     }
 }
 
@@ -72,6 +80,8 @@ impl Answered {
 #[derive(Debug, Default)]
 pub struct Answers {
     alive: Rc<Cell<usize>>,
+    /// Bytes of large updates that are being told.
+    updates: Rc<Cell<usize>>,
     /// Given since the last call of [`Answers::grow_old`], and before it.
     kept: [Vec<Rc<Answer>>; 2],
     kept_bytes: usize,
@@ -98,6 +108,29 @@ impl Answers {
         let alive = self.alive.clone();
         let messages = Arc::new(Messages { bytes, ends });
         Rc::new(Answer { messages, alive })
+    }
+
+    /// A large update as a message, without copying it: for its peers, and as its echo.
+    pub fn make_update(&mut self, update: LargeUpdate) -> Rc<Answer> {
+        let mut head = Vec::with_capacity(y_websocket::SYNC_BYTES_MAX);
+        y_websocket::update_head(update.len(), &mut head);
+        let (mut bytes, start) = update.into_parts();
+        if start == head.len() {
+            bytes[..start].copy_from_slice(&head);
+        } else {
+            // It came in another way than clients write it.
+            bytes.splice(..start, head);
+        }
+        self.updates.set(self.updates.get() + bytes.capacity());
+        let alive = self.updates.clone();
+        let ends = vec![bytes.len()];
+        let messages = Arc::new(Messages { bytes, ends });
+        Rc::new(Answer { messages, alive })
+    }
+
+    /// Bytes of large updates that are being told.
+    pub fn update_bytes(&self) -> usize {
+        self.updates.get()
     }
 
     /// Keeps an answer for those who ask the same soon, and gives a note of it.

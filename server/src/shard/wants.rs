@@ -7,7 +7,7 @@ use super::away::is_away;
 use super::connection::{Behind, PART_BYTES_MIN};
 use super::guests::is_guest;
 use super::mail::Item;
-use super::stream::Answer;
+use super::stream::{Answer, Stream};
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
 use collabblocks_storage_engine::{RoomId, in_parts};
@@ -301,11 +301,23 @@ impl Shard {
         let part_bytes_max = self.config.limits.slice_bytes;
         let mut missed = Vec::new();
         let room = self.room(room_id);
-        let up_to = if replays {
+        let replayed = if replays {
             room.replay(behind.from, id, behind.part_bytes, &mut missed)
         } else {
             None
         };
+        let up_to = replayed.as_ref().map(|replayed| replayed.up_to);
+        if let Some(large) = replayed.and_then(|replayed| replayed.large) {
+            behind.gets_large(up_to.expect("it is where the large update ends"));
+            if let Some(connection) = self.touch(id) {
+                connection.out.extend_from_slice(&missed);
+            }
+            if let Some(session) = self.session(id) {
+                session.behind = Some(behind);
+            }
+            self.begin_stream(id, large);
+            return Ok(());
+        }
         if let Some(up_to) = up_to
             && up_to < room.stream_offset
         {
@@ -335,6 +347,17 @@ impl Shard {
         match up_to {
             Some(_) => Ok(()),
             None => Err(behind),
+        }
+    }
+
+    /// A session that is free begins to get something large.
+    pub(super) fn begin_stream(&mut self, id: ConnId, answer: Rc<Answer>) {
+        if let Some(session) = self.session(id) {
+            assert!(session.is_free(), "one large thing at a time");
+            session.stream = Some(Stream::new(answer));
+            self.streams += 1;
+            self.go_on_streaming(id);
+            self.fall_behind(id);
         }
     }
 
@@ -392,6 +415,7 @@ impl Shard {
             let away = session.guest.map(|guest| (guest, session.room));
             self.streams -= 1;
             self.list(id);
+            self.echo_ended(id);
             if let Some((guest, room_id)) = away {
                 let home = self.home_of(room_id);
                 self.post.push(home, Item::Streamed { guest });
