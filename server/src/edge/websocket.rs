@@ -9,9 +9,10 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 const FRAGMENTS_MAX: u32 = 1024;
 /// A data frame of so many bytes or more is unmasked as it arrives, into the buffer of its message.
 const LARGE_FRAME_BYTES: usize = 64 << 10;
-/// A message's buffer gets its final size when so many parts of a frame were announced for each that has
-/// arrived, at most: what is announced alone reserves nothing.
-const ANNOUNCED_PARTS: usize = 8;
+/// A message's buffer gets its final size when one of so many parts of it has arrived, and that is
+/// [`RESERVES_FROM`] bytes at least: what is announced alone reserves nothing.
+const RESERVES_AT: usize = 4;
+const RESERVES_FROM: usize = 1 << 20;
 /// Longest payload of a control frame (RFC 6455 §5.5).
 const CONTROL_BYTES_MAX: u64 = 125;
 
@@ -194,7 +195,7 @@ impl Decoder {
         self.large_mask.rotate_left(part.len() % 4);
         let arrived = self.message.len() + part.len();
         let all = self.message.len() + self.large_left;
-        if arrived > self.message.capacity() && arrived >= all / ANNOUNCED_PARTS {
+        if arrived > self.message.capacity() && arrived >= (all / RESERVES_AT).max(RESERVES_FROM) {
             self.message.reserve_exact(self.large_left);
         }
         self.message.extend_from_slice(part);
