@@ -48,7 +48,7 @@ pub(crate) struct ApartDone {
 /// What came of it.
 enum Made {
     Applied(LargeUpdate, Result<(Applied, Option<Staged>), Refusal>),
-    Diff(Result<Vec<Vec<u8>>, Refusal>),
+    Diff(Result<Vec<LargeUpdate>, Refusal>),
     State(Result<Vec<u8>, Refusal>),
 }
 
@@ -84,7 +84,9 @@ impl Apart {
                 part_bytes,
             } => {
                 let diff = doc.diff(&vector, &limits);
-                Made::Diff(diff.map(|diff| in_parts(diff, part_bytes)))
+                let parts = diff.map(|diff| in_parts(diff, part_bytes));
+                let with_head = |part: Vec<u8>| LargeUpdate::with_head(&part);
+                Made::Diff(parts.map(|parts| parts.into_iter().map(with_head).collect()))
             }
             Task::State => Made::State(doc.encode_state()),
         };

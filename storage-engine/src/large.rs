@@ -2,6 +2,9 @@
 
 use std::ops::Deref;
 
+/// Bytes that [`LargeUpdate::with_head`] leaves free before an update.
+const HEAD_BYTES: usize = 16;
+
 /// A large update that is handed on without being copied. What stands before it in its buffer is the
 /// business of whoever handed it in.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +18,14 @@ impl LargeUpdate {
     pub fn new(bytes: Vec<u8>, start: usize) -> Self {
         assert!(start <= bytes.len(), "an update lies in its buffer");
         Self { bytes, start }
+    }
+
+    /// A copy with room before it.
+    pub fn with_head(update: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + update.len());
+        bytes.resize(HEAD_BYTES, 0);
+        bytes.extend_from_slice(update);
+        Self::new(bytes, HEAD_BYTES)
     }
 
     /// The buffer, and where in it the update begins.
@@ -36,8 +47,14 @@ impl Deref for LargeUpdate {
     }
 }
 
+impl From<Vec<u8>> for LargeUpdate {
+    fn from(update: Vec<u8>) -> Self {
+        Self::new(update, 0)
+    }
+}
+
 impl From<&[u8]> for LargeUpdate {
     fn from(update: &[u8]) -> Self {
-        Self::new(update.to_vec(), 0)
+        update.to_vec().into()
     }
 }

@@ -72,15 +72,8 @@ impl<'a> Commands<'a> {
     }
 }
 
-/// Bytes of a sync message beside its body, at most.
-pub const SYNC_BYTES_MAX: usize = 12;
-
 fn sync_frame(step: u8, body: &[u8], out: &mut Vec<u8>) {
     binary_header(2 + uint_bytes(body.len() as u64) + body.len(), out);
-    sync_message(step, body, out);
-}
-
-fn sync_message(step: u8, body: &[u8], out: &mut Vec<u8>) {
     sync_head(step, body.len(), out);
     out.extend_from_slice(body);
 }
@@ -93,6 +86,11 @@ fn sync_head(step: u8, body_bytes: usize, out: &mut Vec<u8>) {
 /// Appends what stands before an update of so many bytes in its message.
 pub fn update_head(update_bytes: usize, out: &mut Vec<u8>) {
     sync_head(UPDATE, update_bytes, out);
+}
+
+/// The same, in the answer to a [`Command::SyncRequest`].
+pub fn reply_head(update_bytes: usize, out: &mut Vec<u8>) {
+    sync_head(STEP_2, update_bytes, out);
 }
 
 /// Appends the frame that asks a client for what the server lacks.
@@ -108,16 +106,6 @@ pub fn sync_reply(update: &[u8], out: &mut Vec<u8>) {
 /// Appends the frame of an update.
 pub fn update(update: &[u8], out: &mut Vec<u8>) {
     sync_frame(UPDATE, update, out);
-}
-
-/// Appends an update without the header of a frame.
-pub fn update_message(update: &[u8], out: &mut Vec<u8>) {
-    sync_message(UPDATE, update, out);
-}
-
-/// Appends the answer to a [`Command::SyncRequest`] without the header of a frame.
-pub fn reply_message(update: &[u8], out: &mut Vec<u8>) {
-    sync_message(STEP_2, update, out);
 }
 
 /// Appends the frame of an awareness update.

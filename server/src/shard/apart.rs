@@ -161,7 +161,7 @@ impl Shard {
         &mut self,
         now: Instant,
         room_id: RoomId,
-        diff: Result<Vec<Vec<u8>>, Refusal>,
+        diff: Result<Vec<LargeUpdate>, Refusal>,
     ) {
         let room = self.room_if_kept(room_id);
         let apart = room.and_then(|room| room.apart.as_mut());

@@ -84,7 +84,7 @@ impl Shard {
         let (relays, cut, told) = match outcome.applied {
             Applied::New => (true, false, Some(update)),
             Applied::Known => (false, false, Some(update)),
-            Applied::Cut(part) => (true, true, Some(LargeUpdate::new(part, 0))),
+            Applied::Cut(part) => (true, true, Some(part.into())),
             Applied::CutKnown => (false, true, None),
         };
         self.count_update(relays, bytes);

@@ -6,7 +6,6 @@ use crate::dialect::y_websocket;
 use crate::edge::websocket;
 use collabblocks_storage_engine::LargeUpdate;
 use std::cell::Cell;
-use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +16,53 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 /// The bytes of an answer. They never change, and may be sent by several cores.
 #[derive(Debug)]
 pub struct Messages {
-    bytes: Vec<u8>,
-    /// Where each message ends.
-    ends: Vec<usize>,
+    list: Vec<Message>,
+    /// Bytes of all of them.
+    bytes: usize,
+}
+
+/// One message: what a buffer holds from some place on.
+#[derive(Debug)]
+struct Message {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Message {
+    /// An update with its head before it, which is written where there is room for it.
+    fn new(update: LargeUpdate, head: fn(usize, &mut Vec<u8>)) -> Self {
+        let mut message = Vec::new();
+        head(update.len(), &mut message);
+        let room = message.len();
+        let (mut buffer, start) = update.into_parts();
+        if start >= room {
+            let start = start - room;
+            buffer[start..start + room].copy_from_slice(&message);
+            return Self { buffer, start };
+        }
+        message.reserve_exact(buffer.len() - start);
+        message.extend_from_slice(&buffer[start..]);
+        Self {
+            buffer: message,
+            start: 0,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl Messages {
+    fn new(list: Vec<Message>) -> Self {
+        let bytes = list.iter().map(|message| message.bytes().len()).sum();
+        Self { list, bytes }
+    }
+
+    /// Bytes of memory that they take.
+    fn size(&self) -> usize {
+        self.list.iter().map(|m| m.buffer.capacity()).sum()
+    }
 }
 
 /// Messages that make up an answer, counted while they live.
@@ -37,13 +80,15 @@ impl Answer {
 
     /// Bytes of memory that it takes.
     pub fn size(&self) -> usize {
-        self.messages.bytes.capacity()
+        self.messages.size()
     }
 
-    /// Appends its one message as a frame: for those to whom it goes with others.
+    /// Appends its messages as frames: for those to whom it goes with others.
     pub fn frame(&self, out: &mut Vec<u8>) {
-        websocket::binary_header(self.messages.bytes.len(), out);
-        out.extend_from_slice(&self.messages.bytes);
+        for message in &self.messages.list {
+            websocket::binary_header(message.bytes().len(), out);
+            out.extend_from_slice(message.bytes());
+        }
     }
 }
 
@@ -90,42 +135,28 @@ pub struct Answers {
 impl Answers {
     /// The parts of a diff as messages: updates in causal order, closed by an empty step 2,
     /// which is what makes a client say that it is synced. One that cannot be split is one step 2.
-    pub fn make(&mut self, parts: Vec<Vec<u8>>) -> Rc<Answer> {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        let room = |part: &Vec<u8>| part.len() + y_websocket::SYNC_BYTES_MAX;
-        bytes.reserve_exact(parts.iter().map(room).sum::<usize>() + y_websocket::SYNC_BYTES_MAX);
-        if let [whole] = &*parts {
-            y_websocket::reply_message(whole, &mut bytes);
-        } else {
-            for part in parts {
-                y_websocket::update_message(&part, &mut bytes);
-                ends.push(bytes.len());
-            }
-            y_websocket::reply_message(super::session::EMPTY_UPDATE, &mut bytes);
-        }
-        ends.push(bytes.len());
-        self.alive.set(self.alive.get() + bytes.capacity());
-        let alive = self.alive.clone();
-        let messages = Arc::new(Messages { bytes, ends });
+    pub fn make(&mut self, mut parts: Vec<LargeUpdate>) -> Rc<Answer> {
+        let whole = if parts.len() == 1 { parts.pop() } else { None };
+        let last = whole.unwrap_or_else(|| super::session::EMPTY_UPDATE.into());
+        let updates = parts.into_iter();
+        let mut list: Vec<_> = updates
+            .map(|part| Message::new(part, y_websocket::update_head))
+            .collect();
+        list.push(Message::new(last, y_websocket::reply_head));
+        Self::counted(&self.alive, list)
+    }
+
+    fn counted(alive: &Rc<Cell<usize>>, list: Vec<Message>) -> Rc<Answer> {
+        let messages = Arc::new(Messages::new(list));
+        alive.set(alive.get() + messages.size());
+        let alive = alive.clone();
         Rc::new(Answer { messages, alive })
     }
 
     /// A large update as a message, without copying it: for its peers, and as its echo.
     pub fn make_update(&mut self, update: LargeUpdate) -> Rc<Answer> {
-        let mut head = Vec::with_capacity(y_websocket::SYNC_BYTES_MAX);
-        y_websocket::update_head(update.len(), &mut head);
-        let (mut bytes, start) = update.into_parts();
-        if start == head.len() {
-            bytes[..start].copy_from_slice(&head);
-        } else {
-            // It came in another way than clients write it.
-            bytes.splice(..start, head);
-        }
-        self.updates.set(self.updates.get() + bytes.capacity());
-        let alive = self.updates.clone();
-        let ends = vec![bytes.len()];
-        let messages = Arc::new(Messages { bytes, ends });
-        Rc::new(Answer { messages, alive })
+        let message = Message::new(update, y_websocket::update_head);
+        Self::counted(&self.updates, vec![message])
     }
 
     /// Bytes of large updates that are being told.
@@ -181,8 +212,9 @@ pub struct Stream {
     messages: Arc<Messages>,
     /// Counted here, unless it is of another core.
     _answer: Option<Rc<Answer>>,
-    /// The message, and the bytes of the answer that went.
+    /// The message, how many bytes of it went, and how many of the whole answer.
     message: usize,
+    sent: usize,
     at: usize,
     /// Bytes that may go in this turn.
     pub granted: usize,
@@ -207,6 +239,7 @@ impl Stream {
             messages,
             _answer: None,
             message: 0,
+            sent: 0,
             at: 0,
             granted: 0,
             control: Vec::new(),
@@ -216,18 +249,18 @@ impl Stream {
 
     /// Whether a message has begun and not ended: only control frames may come in between.
     pub fn is_in_message(&self) -> bool {
-        self.at > self.start()
+        self.sent > 0
     }
 
     /// Bytes that have not gone.
     pub fn left(&self) -> usize {
-        self.messages.bytes.len() - self.at
+        self.messages.bytes - self.at
     }
 
     /// Whether less than a `part`th of it has gone in a time of `limit`.
     pub fn drags(&mut self, now: Instant, limit: Duration, part: usize) -> bool {
         match self.looked_at {
-            Some((at, since)) if self.at - at < self.messages.bytes.len() / part => {
+            Some((at, since)) if self.at - at < self.messages.bytes / part => {
                 now.0.saturating_sub(since.0) > limit.as_nanos() as u64
             }
             _ => {
@@ -242,25 +275,20 @@ impl Stream {
         self.left() == 0
     }
 
-    fn start(&self) -> usize {
-        match self.message {
-            0 => 0,
-            message => self.messages.ends[message - 1],
-        }
-    }
-
     /// Appends what was granted, as frames.
     pub fn write(&mut self, out: &mut Vec<u8>) {
         while self.granted > 0 && !self.is_done() {
-            let Range { start, end } = self.start()..self.messages.ends[self.message];
-            let slice = self.at..end.min(self.at + self.granted);
-            let first = slice.start == start;
-            websocket::fragment_header(first, slice.end == end, slice.len(), out);
-            out.extend_from_slice(&self.messages.bytes[slice.clone()]);
+            let message = self.messages.list[self.message].bytes();
+            let slice = self.sent..message.len().min(self.sent + self.granted);
+            let (first, last) = (slice.start == 0, slice.end == message.len());
+            websocket::fragment_header(first, last, slice.len(), out);
+            out.extend_from_slice(&message[slice.clone()]);
             self.granted -= slice.len();
-            self.at = slice.end;
-            if self.at == end {
+            self.at += slice.len();
+            self.sent = slice.end;
+            if last {
                 self.message += 1;
+                self.sent = 0;
             }
         }
         self.granted = 0;
@@ -272,13 +300,12 @@ mod tests {
     use super::*;
 
     fn answer(answers: &mut Answers, ends: &[usize]) -> Rc<Answer> {
-        let bytes: Vec<u8> = (0..*ends.last().unwrap()).map(|at| at as u8).collect();
-        answers.alive.set(answers.alive.get() + bytes.capacity());
-        let ends = ends.to_vec();
-        Rc::new(Answer {
-            messages: Arc::new(Messages { bytes, ends }),
-            alive: answers.alive.clone(),
-        })
+        let starts = std::iter::once(&0).chain(ends);
+        let message = |(start, end): (&usize, &usize)| Message {
+            buffer: (start - start.min(&3)..*end).map(|at| at as u8).collect(),
+            start: *start.min(&3),
+        };
+        Answers::counted(&answers.alive, starts.zip(ends).map(message).collect())
     }
 
     #[test]
@@ -308,7 +335,8 @@ mod tests {
                 }
                 assert_eq!(stream.is_in_message(), !message.is_empty());
             }
-            assert_eq!(messages.concat(), answer.messages.bytes, "{granted}");
+            let all: Vec<u8> = (0..30).collect();
+            assert_eq!(messages.concat(), all, "{granted}");
             assert_eq!(
                 messages.iter().map(Vec::len).collect::<Vec<_>>(),
                 [5, 1, 24]
@@ -319,7 +347,7 @@ mod tests {
     #[test]
     fn bytes_are_counted_while_they_live() {
         let mut answers = Answers::default();
-        let one = answers.make(vec![vec![7; 1000]]);
+        let one = answers.make(vec![vec![7; 1000].into()]);
         assert!((1000..1100).contains(&answers.alive_bytes()));
         let noted = answers.keep(&one, 3, &[0]);
         assert!(noted.lives(3) && !noted.lives(4));

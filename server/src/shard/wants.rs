@@ -10,7 +10,7 @@ use super::mail::Item;
 use super::stream::{Answer, Stream};
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
-use collabblocks_storage_engine::{RoomId, in_parts};
+use collabblocks_storage_engine::{LargeUpdate, RoomId, in_parts};
 use std::rc::Rc;
 
 /// Bytes of large answers that are made in a turn, and that all connections together get in one: past
@@ -142,6 +142,7 @@ impl Shard {
             match self.engine.diff(room_id, &clamped) {
                 Ok(diff) => {
                     let parts = in_parts(diff, self.config.limits.slice_bytes);
+                    let parts = parts.into_iter().map(LargeUpdate::from).collect();
                     self.give(id, room_id, parts, &clamped);
                 }
                 Err(refusal) => self.on_refusal(now, id, &refusal),
@@ -171,11 +172,11 @@ impl Shard {
         &mut self,
         id: ConnId,
         room_id: RoomId,
-        parts: Vec<Vec<u8>>,
+        parts: Vec<LargeUpdate>,
         clamped: &[u8],
     ) {
         let slice_bytes = self.config.limits.slice_bytes;
-        let bytes = parts.iter().map(Vec::len).sum();
+        let bytes = parts.iter().map(|part| part.len()).sum();
         self.answer_bytes_left = self.answer_bytes_left.saturating_sub(bytes);
         if let [diff] = &*parts
             && diff.len() <= SMALL_ANSWER_BYTES_MAX.min(slice_bytes)
