@@ -11,7 +11,7 @@ const FRAGMENTS_MAX: u32 = 1024;
 const LARGE_FRAME_BYTES: usize = 64 << 10;
 /// A message's buffer gets its final size when one of so many parts of it has arrived, and that is
 /// [`RESERVES_FROM`] bytes at least: what is announced alone reserves nothing.
-const RESERVES_AT: usize = 4;
+const RESERVES_AT: usize = 8;
 const RESERVES_FROM: usize = 1 << 20;
 /// Longest payload of a control frame (RFC 6455 §5.5).
 const CONTROL_BYTES_MAX: u64 = 125;
@@ -478,6 +478,91 @@ mod tests {
             decoder
                 .feed(&mut chunk.to_vec(), 1 << 20, &mut |_| true)
                 .unwrap();
+        }
+        assert_eq!(decoder.held_bytes(), 0);
+    }
+
+    #[test]
+    fn large_frames_read_the_same_however_they_come() {
+        const LARGE: usize = 70_000;
+        let payload = |seed: usize, len: usize| -> Vec<u8> {
+            (0..len).map(|at| (at * 7 + seed) as u8).collect()
+        };
+        let mask = [1, 2, 3, 250];
+        let frames = [
+            client_frame(0x82, &payload(1, LARGE), mask),
+            client_frame(0x82, b"small", mask),
+            client_frame(0x02, &payload(2, LARGE), mask),
+            client_frame(0x89, b"p", mask),
+            client_frame(0x00, b"little", mask),
+            client_frame(0x80, &payload(3, LARGE + 3), [0; 4]),
+            client_frame(0x81, &payload(4, LARGE), mask),
+        ];
+        let stream = frames.concat();
+        let expected = [
+            ('b', payload(1, LARGE)),
+            ('b', b"small".to_vec()),
+            ('i', b"p".to_vec()),
+            (
+                'b',
+                [payload(2, LARGE), b"little".to_vec(), payload(3, LARGE + 3)].concat(),
+            ),
+            ('t', payload(4, LARGE)),
+        ];
+        for piece in [1, 2, 3, 7, 1000, 4096, 65_536, 65_551, stream.len()] {
+            let pieces: Vec<&[u8]> = stream.chunks(piece).collect();
+            let mut read = read(&pieces).unwrap();
+            for message in &mut read {
+                message.0 = if message.0 == 'l' { 'b' } else { message.0 };
+            }
+            assert!(read == expected, "in pieces of {piece}");
+        }
+        let halves = [&stream[..LARGE], &stream[LARGE..]];
+        assert_eq!(
+            read(&halves).unwrap()[0].0,
+            'l',
+            "it is handed over, not lent"
+        );
+        let text = client_frame(0x01, &payload(1, LARGE), mask);
+        let other = client_frame(0x82, &payload(1, LARGE), mask);
+        let wrong = [text, other].concat();
+        let cut = wrong.len() - 10;
+        assert_eq!(
+            read(&[&wrong[..cut], &wrong[cut..]]).unwrap_err().code,
+            1002
+        );
+        let unbegun = client_frame(0x80, &payload(1, LARGE), mask);
+        assert_eq!(read(&[&unbegun[..99]]).unwrap_err().code, 1002);
+        let pieces = [
+            client_frame(0x02, &vec![0; 1 << 19], mask),
+            client_frame(0x80, &vec![0; (1 << 19) + 1], mask),
+        ];
+        assert_eq!(
+            read(&[&pieces[0], &pieces[1][..99]]).unwrap_err().code,
+            1009
+        );
+    }
+
+    #[test]
+    fn what_is_announced_reserves_nothing() {
+        const ANNOUNCED: usize = 32 << 20;
+        let mut decoder = Decoder::default();
+        let mut sent = client_frame(0x82, &vec![1; ANNOUNCED], [9; 4]);
+        let mut at = 0;
+        for piece in sent.chunks_mut(65_536) {
+            at += piece.len();
+            decoder
+                .feed(piece, ANNOUNCED, &mut |message| {
+                    let Message::Large(message) = message else {
+                        panic!("{message:?}")
+                    };
+                    assert!(message.len() == ANNOUNCED && message.capacity() == ANNOUNCED);
+                    true
+                })
+                .unwrap();
+            let held = decoder.held_bytes();
+            let parts = if at < RESERVES_FROM { 2 } else { RESERVES_AT };
+            assert!(held <= parts * at, "{held} for {at}");
         }
         assert_eq!(decoder.held_bytes(), 0);
     }

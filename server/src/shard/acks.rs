@@ -87,7 +87,8 @@ impl Acks {
 
     /// Frames held for a room.
     pub fn held_for(&self, room: RoomId) -> usize {
-        let of = |held: &&Held| matches!(held.to, To::Room(id, _) | To::Update(id, ..) if id == room);
+        let of =
+            |held: &&Held| matches!(held.to, To::Room(id, _) | To::Update(id, ..) if id == room);
         self.queue.iter().filter(of).count()
     }
 

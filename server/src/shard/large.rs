@@ -190,7 +190,10 @@ impl Shard {
             && session.is_free()
             && let Some(echo) = session.echoes.first_mut()
         {
-            let update = echo.update.take().expect("a session that is free gets none");
+            let update = echo
+                .update
+                .take()
+                .expect("a session that is free gets none");
             self.begin_stream(id, update);
         }
     }
@@ -199,7 +202,10 @@ impl Shard {
     pub(super) fn echo_ended(&mut self, id: ConnId) {
         if let Some(connection) = self.touch(id)
             && let Some(session) = connection.session()
-            && session.echoes.first().is_some_and(|echo| echo.update.is_none())
+            && session
+                .echoes
+                .first()
+                .is_some_and(|echo| echo.update.is_none())
         {
             let after = session.echoes.remove(0).after;
             connection.out.extend_from_slice(&after);

@@ -373,10 +373,7 @@ impl Shard {
     /// Whether what a session wrote is relayed only once it is durable.
     #[inline]
     pub(super) fn relay_waits(&mut self, id: ConnId, room_id: RoomId, reply: bool) -> bool {
-        self.config.strict
-            || reply
-            || self.room(room_id).held > 0
-            || self.has_moved(id, room_id)
+        self.config.strict || reply || self.room(room_id).held > 0 || self.has_moved(id, room_id)
     }
 
     /// The room lacks what the client's content builds on: the client is asked again when that came.

@@ -116,7 +116,10 @@ impl Spread {
 
     /// A turn's frames have come to an end.
     pub fn turn_ended(&mut self, room_offset: u64, turn: &super::room::Turn) {
-        assert!(!turn.has_large(), "a large room hears large updates as frames");
+        assert!(
+            !turn.has_large(),
+            "a large room hears large updates as frames"
+        );
         self.window.append(room_offset, turn, usize::MAX);
     }
 
