@@ -1,6 +1,7 @@
 //! Rooms whose document a job has, for work that would keep the core from all other rooms: a large
 //! update, or a large answer. What needs the document waits until it is back; presence does not.
 
+use super::hot::Missed;
 use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
 use collabblocks_storage_engine::{LargeUpdate, Outcome, Refusal, RoomId};
@@ -21,11 +22,15 @@ pub struct Apart {
 
 /// An answer that is being made.
 #[derive(Debug)]
-struct Making {
-    to: ConnId,
-    /// The state vector that it is for, as it was asked for and as the room knows it.
-    vector: Box<[u8]>,
-    clamped: Box<[u8]>,
+enum Making {
+    Answer {
+        to: ConnId,
+        /// The state vector that it is for, as it was asked for and as the room knows it.
+        vector: Box<[u8]>,
+        clamped: Box<[u8]>,
+    },
+    /// What a core missed.
+    Missed(Missed),
 }
 
 /// An update that waits.
@@ -107,7 +112,7 @@ impl Shard {
         let part_bytes = self.config.limits.slice_bytes;
         match self.engine.diff_apart(room_id, clamped, part_bytes) {
             Ok(()) => {
-                self.apart(room_id).making = Some(Making {
+                self.apart(room_id).making = Some(Making::Answer {
                     to: id,
                     vector: vector.clone(),
                     clamped: clamped.into(),
@@ -126,6 +131,18 @@ impl Shard {
         session.wants.state = Some(vector);
         self.apart(room_id).asking.push(id);
         self.fall_behind(id);
+    }
+
+    /// A job encodes what a core missed of a large document.
+    pub(super) fn catch_up_apart(
+        &mut self,
+        room_id: RoomId,
+        vector: &[u8],
+        missed: Missed,
+    ) -> Result<(), Refusal> {
+        self.engine.diff_apart(room_id, vector, usize::MAX)?;
+        self.apart(room_id).making = Some(Making::Missed(missed));
+        Ok(())
     }
 
     /// What a core missed waits for the document.
@@ -168,7 +185,14 @@ impl Shard {
         let Some(making) = apart.and_then(|apart| apart.making.take()) else {
             return;
         };
-        let id = making.to;
+        let (id, vector, clamped) = match making {
+            Making::Answer {
+                to,
+                vector,
+                clamped,
+            } => (to, vector, clamped),
+            Making::Missed(missed) => return self.on_missed(now, room_id, missed, diff),
+        };
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -177,12 +201,12 @@ impl Shard {
             return;
         };
         // One that cannot take it now, or has asked anew, is answered later.
-        if blocked || !session.is_free() || session.wants.state.as_ref() != Some(&making.vector) {
+        if blocked || !session.is_free() || session.wants.state.as_ref() != Some(&vector) {
             return;
         }
         session.wants.state = None;
         match diff {
-            Ok(parts) => self.give(id, room_id, parts, &making.clamped),
+            Ok(parts) => self.give(id, room_id, parts, &clamped),
             Err(refusal) => self.on_refusal(now, id, &refusal),
         }
     }

@@ -12,7 +12,7 @@ use super::stream::Answer;
 use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
-use collabblocks_storage_engine::RoomId;
+use collabblocks_storage_engine::{LargeUpdate, Refusal, RoomId};
 use core::net::{Ipv4Addr, SocketAddr};
 
 /// A guest's peer is the business of the core with its socket.
@@ -47,6 +47,15 @@ struct Core {
     behind: bool,
     /// A diff for it waits for the log.
     answering: bool,
+}
+
+/// Which core missed something of a room, and up to where a diff tells it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missed {
+    shard: ShardId,
+    their_room: RoomId,
+    /// The room's stream offset.
+    at: u64,
 }
 
 impl Hot {
@@ -439,8 +448,35 @@ impl Shard {
         core.answering = true;
         let (told, their_room) = (core.told, core.room);
         let vector: Box<[u8]> = room.marks.before(told).into();
-        let diff = match self.engine.diff(room_id, &vector) {
-            Ok(diff) => diff,
+        let missed = Missed {
+            shard,
+            their_room,
+            at,
+        };
+        if !self.engine.encodes_apart(room_id) {
+            let diff = self.engine.diff(room_id, &vector);
+            let parts = diff.map(|diff| vec![diff.into()]);
+            self.on_missed(now, room_id, missed, parts);
+        } else if let Err(refusal) = self.catch_up_apart(room_id, &vector, missed) {
+            self.on_missed(now, room_id, missed, Err(refusal));
+        }
+    }
+
+    /// What a core missed was encoded: it gets it once it is durable.
+    pub(super) fn on_missed(
+        &mut self,
+        now: Instant,
+        room_id: RoomId,
+        missed: Missed,
+        diff: Result<Vec<LargeUpdate>, Refusal>,
+    ) {
+        let Missed {
+            shard,
+            their_room,
+            at,
+        } = missed;
+        let parts = match diff {
+            Ok(parts) => parts,
             Err(refusal) => {
                 // The room cannot be read: its sessions there may try again later.
                 let guests = self.room(room_id).guests().to_vec();
@@ -452,8 +488,10 @@ impl Shard {
                 return;
             }
         };
-        let mut frame = Vec::with_capacity(diff.len() + 16);
-        y_websocket::update(&diff, &mut frame);
+        let mut frame = Vec::with_capacity(parts.iter().map(|part| part.len() + 16).sum());
+        for part in &parts {
+            y_websocket::update(part, &mut frame);
+        }
         let to = To::Core {
             room: room_id,
             shard,
