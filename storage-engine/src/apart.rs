@@ -47,7 +47,7 @@ pub(crate) struct ApartDone {
 
 /// What came of it.
 enum Made {
-    Applied(LargeUpdate, Result<(Applied, Option<Staged>), Refusal>),
+    Applied(LargeUpdate, Result<(Applied, Option<Box<Staged>>), Refusal>),
     Diff(Result<Vec<LargeUpdate>, Refusal>),
     State(Result<Vec<u8>, Refusal>),
 }
@@ -73,7 +73,8 @@ impl Apart {
                         Applied::Cut(part) => part,
                         Applied::Known | Applied::CutKnown => &[],
                     };
-                    let staged = (logged.len() >= stage_bytes_min).then(|| Staged::new(logged));
+                    let staged =
+                        (logged.len() >= stage_bytes_min).then(|| Box::new(Staged::new(logged)));
                     (applied, staged)
                 });
                 Made::Applied(update, applied)

@@ -139,7 +139,7 @@ impl Engine {
         now: Nanos,
         id: RoomId,
         update: &[u8],
-        staged: Option<Staged>,
+        staged: Option<Box<Staged>>,
         applied: Applied,
         wanted: Vec<(u64, u32)>,
     ) -> Result<Outcome, Refusal> {
@@ -182,7 +182,7 @@ impl Engine {
         &mut self,
         id: RoomId,
         update: &[u8],
-        staged: Option<Staged>,
+        staged: Option<Box<Staged>>,
     ) -> Option<Appended> {
         let room = self.rooms.get_mut(id).expect("the room is in use");
         let mut pin = None;
@@ -208,7 +208,7 @@ impl Engine {
         let seq = room.seq + 1;
         let appended = match staged {
             None => self.log.append(RecordKind::Update, key, seq, &[update]),
-            Some(staged) => self.log.append_staged(key, seq, staged),
+            Some(staged) => self.log.append_staged(key, seq, *staged),
         };
         let appended = appended.ok();
         if let Some(appended) = appended {

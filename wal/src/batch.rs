@@ -51,7 +51,7 @@ pub(crate) struct Batch {
     buf: AlignedBuf,
     records: u32,
     /// The checksum of its first record's payload, if that was staged, and where it ends.
-    staged: Option<(Hasher, usize)>,
+    staged: Option<Box<(Hasher, usize)>>,
     /// Holds records that must not be lost, not merely Seal or CleanShutdown.
     pub(crate) wants_seal: bool,
 }
@@ -101,7 +101,7 @@ impl Batch {
             lsn,
             buf,
             records: 1,
-            staged: Some((crc, end)),
+            staged: Some(Box::new((crc, end))),
             wants_seal: true,
         }
     }
@@ -154,7 +154,8 @@ impl Batch {
             previous: finish.previous,
             payload_crc: match &self.staged {
                 None => payload_crc(finish.salt, payload),
-                Some((crc, end)) => {
+                Some(staged) => {
+                    let (crc, end) = &**staged;
                     let after = &self.buf.as_slice()[*end..];
                     let header = &payload[..RECORD_HEADER_BYTES];
                     staged_payload_crc(finish.salt, header, crc, after)
