@@ -200,15 +200,16 @@ impl Shard {
 
     /// Something large is out. If it was an echo, those of what came after it go now.
     pub(super) fn echo_ended(&mut self, id: ConnId) {
-        if let Some(connection) = self.touch(id)
-            && let Some(session) = connection.session()
-            && session
-                .echoes
-                .first()
-                .is_some_and(|echo| echo.update.is_none())
-        {
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        // A connection without one is not touched: blocked, it would be looked at as one that is to hear
+        // more.
+        if session.echoes.first().is_some_and(|echo| echo.update.is_none()) {
             let after = session.echoes.remove(0).after;
-            connection.out.extend_from_slice(&after);
+            if let Some(connection) = self.touch(id) {
+                connection.out.extend_from_slice(&after);
+            }
         }
         self.next_echo(id);
     }
