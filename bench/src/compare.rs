@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::process::{Server, Spawn, free_port};
 use crate::run::{Counter, Measured, Watched, fresh_identity, measure};
 use crate::table::{BATCHED, Row, UNBATCHED, table};
-use crate::work::Work;
+use crate::work::{Task, Work};
 use crate::{Error, Result, tls};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -107,6 +107,11 @@ impl ServerEntry {
         [UNBATCHED, BATCHED].contains(&self.name.as_str())
     }
 
+    /// Whether it is given a certificate, and so spoken to through TLS.
+    fn speaks_tls(&self) -> bool {
+        self.command.iter().any(|word| word.contains("{cert}"))
+    }
+
     /// Why it cannot be started on this machine, and what to do about it.
     pub fn missing(&self) -> Option<String> {
         let folder = self.folder.clone().unwrap_or_default();
@@ -191,7 +196,7 @@ impl Plan {
             .tempdir()?;
         let data = folder.path().join("data");
         std::fs::create_dir(&data)?;
-        let encrypted = entry.command.iter().any(|word| word.contains("{cert}"));
+        let encrypted = entry.speaks_tls();
         let (certificate, key) = (
             folder.path().join("cert.pem"),
             folder.path().join("key.pem"),
@@ -210,7 +215,7 @@ impl Plan {
         };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut command: Vec<String> = entry.command.iter().map(fill).collect();
-        if entry.is_floor() && matches!(work, Work::Join(_)) {
+        if entry.is_floor() && matches!(work.task, Task::Join(_)) {
             command.push("--remember".to_owned());
         }
         let spawn = Spawn {
@@ -258,6 +263,9 @@ impl Plan {
                 for position in 0..self.servers.len() {
                     // The order rotates, so that no server always runs behind the same one.
                     let entry = &self.servers[(position + repeat) % self.servers.len()];
+                    if work.tls && !entry.speaks_tls() {
+                        continue;
+                    }
                     let began = Instant::now();
                     match self.run_once(entry, work) {
                         Ok(measured) => {
@@ -360,5 +368,29 @@ mod tests {
         entry.needs = Some("no/such/file".into());
         assert!(entry.missing().unwrap().contains("no/such/file"));
         assert!(floors().iter().all(|floor| floor.missing().is_none()));
+    }
+
+    #[test]
+    fn a_scenario_of_tls_is_run_against_those_who_speak_it_alone() {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let plan = Plan {
+            servers: [
+                floors(),
+                vec![command_entry("tls", words(&["no-such-program", "{cert}"]))],
+            ]
+            .concat(),
+            works: vec![Work {
+                task: Task::Load(crate::scenario::Scenario::idle("still", 1, 1)),
+                tls: true,
+            }],
+            repeats: 1,
+            server_core: None,
+            spin: false,
+            counters: Vec::new(),
+        };
+        let comparison = plan.run(&mut |_| {});
+        assert!(comparison.runs.is_empty(), "a floor speaks no TLS");
+        assert_eq!(comparison.failures.len(), 1);
+        assert!(comparison.failures[0].starts_with("tls, still: "));
     }
 }

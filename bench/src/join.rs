@@ -39,6 +39,21 @@ pub struct Joining {
 }
 
 impl Joining {
+    /// Documents of that many characters, each typed one by one; nobody joins.
+    pub(crate) fn documents(rooms: usize, chars: u32) -> Self {
+        Self {
+            kind: "join".to_owned(),
+            name: None,
+            rooms,
+            document_chars: chars,
+            document_edits: chars,
+            joins: 0,
+            over: 0.0,
+            restarts: 0,
+            rest: 0.0,
+        }
+    }
+
     /// What reports call it.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or("join")

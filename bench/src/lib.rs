@@ -12,6 +12,7 @@ pub mod dialect;
 pub mod floor;
 pub mod generator;
 pub mod join;
+pub mod leave;
 pub mod lib0;
 pub mod machine;
 pub mod process;

@@ -7,11 +7,11 @@ use collabblocks_bench::floor::{Floor, Mode};
 use collabblocks_bench::generator::Target;
 use collabblocks_bench::machine::Machine;
 use collabblocks_bench::process::{self, Server, Spawn};
-use collabblocks_bench::run::{self, Counter, Watched};
+use collabblocks_bench::run::{self, Counter, Measured, Watched};
 use collabblocks_bench::scenario::{Scenario, ScenarioFile};
 use collabblocks_bench::table::{Row, table};
-use collabblocks_bench::tls::Connector;
-use collabblocks_bench::work::Work;
+use collabblocks_bench::tls::{self, Connector};
+use collabblocks_bench::work::{Task, Work};
 use collabblocks_bench::{Error, Result};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ struct TimeArgs {
 struct LoadArgs {
     #[command(flatten)]
     times: TimeArgs,
-    /// The server to drive.
+    /// The server to drive: `ws://` or, through TLS, `wss://`; certificates are not checked.
     #[arg(long, default_value = "ws://127.0.0.1:9100")]
     target: String,
     /// The request path; `{room}` stands for the room's name.
@@ -148,9 +148,14 @@ struct LoadArgs {
     /// The process whose CPU and memory are reported.
     #[arg(long, conflicts_with = "spawn")]
     server_pid: Option<u32>,
-    /// A command that starts the server on the target's address; it is stopped afterwards.
+    /// A command that starts the server on the target's address, for each repeat anew; it is stopped
+    /// afterwards. `{data}` stands for an empty folder, `{cert}` and `{key}` for files of a certificate
+    /// and its key.
     #[arg(long)]
     spawn: Option<String>,
+    /// How often it is run; the table has medians, with their ends.
+    #[arg(long, default_value_t = 1)]
+    repeats: usize,
     /// What the report calls the server.
     #[arg(long, default_value = "server")]
     name: String,
@@ -283,6 +288,7 @@ fn dispatch(command: Command) -> Result<()> {
                 name: None,
                 connections,
                 rooms,
+                spoken: None,
             };
             run_work(from_flags(file, "idle")?, &load)
         }
@@ -305,29 +311,91 @@ fn dispatch(command: Command) -> Result<()> {
 }
 
 fn from_flags(file: ScenarioFile, name: &str) -> Result<Work> {
-    Scenario::from_file(file, name).map(Work::Load)
+    let task = Task::Load(Scenario::from_file(file, name)?);
+    Ok(Work { task, tls: false })
 }
 
 fn run_work(mut work: Work, load: &LoadArgs) -> Result<()> {
-    if let Work::Load(scenario) = &mut work {
+    if let Task::Load(scenario) = &mut work.task {
         load.times.apply(scenario)?;
     }
     load.times.pin()?;
     let (address, encrypted) = run::parse_target(&load.target)?;
-    let folder = tempfile::tempdir()?;
-    let mut server = match &load.spawn {
-        Some(line) => {
-            let spawn = Spawn {
-                command: process::split_command(line)?,
-                env: Default::default(),
-                folder: None,
-                core: load.times.server_core,
-                log: folder.path().join("log"),
-            };
-            Some(Server::start(&spawn, address)?)
+    if work.tls && !encrypted {
+        return Err(Error::new(format!(
+            "{} is spoken through TLS: its --target begins with wss://",
+            work.name()
+        )));
+    }
+    if load.repeats == 0 {
+        return Err(Error::new("--repeats must be above 0"));
+    }
+    let counters = counters(&load.times.count)?;
+    let machine = Machine::read();
+    eprintln!("{}", machine.line());
+    let mut runs = Vec::new();
+    for repeat in 0..load.repeats {
+        let measured = run_once(&work, load, address, encrypted, &counters)?;
+        eprintln!("{}: {}, {}", load.name, work.name(), repeat + 1);
+        match &measured.report {
+            Some(report) => eprintln!("{}", report.text()),
+            None => {
+                for figure in &measured.figures {
+                    eprintln!("  {:<28}{}", figure.name, figure.text());
+                }
+            }
         }
-        None => None,
-    };
+        runs.push(measured);
+    }
+    let rows: Vec<Row<'_>> = runs
+        .iter()
+        .enumerate()
+        .map(|(repeat, run)| Row {
+            server: &load.name,
+            repeat,
+            figures: &run.figures,
+        })
+        .collect();
+    eprintln!("{}", table(&rows));
+    if let Some(path) = &load.json {
+        write_json(
+            path,
+            &serde_json::json!({ "machine": machine, "scenario": work.name(), "runs": runs }),
+        )?;
+    }
+    Ok(())
+}
+
+/// One repeat: rooms are new, and so is the server's process where it is started here.
+fn run_once(
+    work: &Work,
+    load: &LoadArgs,
+    address: SocketAddr,
+    encrypted: bool,
+    counters: &[Counter],
+) -> Result<Measured> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let mut server = None;
+    if let Some(line) = &load.spawn {
+        let (certificate, key, data) = (file("cert.pem"), file("key.pem"), file("data"));
+        tls::write_certificate(&certificate, &key)?;
+        std::fs::create_dir(&data)?;
+        let fill = |word: String| {
+            word.replace("{data}", &data.to_string_lossy())
+                .replace("{cert}", &certificate.to_string_lossy())
+                .replace("{key}", &key.to_string_lossy())
+        };
+        let words = process::split_command(line)?;
+        let spawn = Spawn {
+            command: words.into_iter().map(fill).collect(),
+            env: Default::default(),
+            folder: None,
+            core: load.times.server_core,
+            log: file("log"),
+        };
+        server = Some(Server::start(&spawn, address)?);
+    }
     let (room_prefix, client_base) = run::fresh_identity();
     let target = Target {
         address,
@@ -338,37 +406,12 @@ fn run_work(mut work: Work, load: &LoadArgs) -> Result<()> {
         client_base,
         spin: load.times.spin,
     };
-    let pid = server.as_ref().map(Server::pid).or(load.server_pid);
-    let counters = counters(&load.times.count)?;
     let watched = Watched {
-        pid,
+        pid: server.as_ref().map(Server::pid).or(load.server_pid),
         core: load.times.server_core,
-        counters: &counters,
+        counters,
     };
-    let machine = Machine::read();
-    let measured = run::measure(&load.name, &work, &target, watched, server.as_mut())?;
-    eprintln!("{}\n{}: {}", machine.line(), load.name, work.name());
-    match &measured.report {
-        Some(report) => eprintln!("{}", report.text()),
-        None => {
-            for figure in &measured.figures {
-                eprintln!("  {:<28}{}", figure.name, figure.text());
-            }
-        }
-    }
-    let row = Row {
-        server: &load.name,
-        repeat: 0,
-        figures: &measured.figures,
-    };
-    eprintln!("{}", table(&[row]));
-    if let Some(path) = &load.json {
-        write_json(
-            path,
-            &serde_json::json!({ "machine": machine, "scenario": work.name(), "run": measured }),
-        )?;
-    }
-    Ok(())
+    run::measure(&load.name, work, &target, watched, server.as_mut())
 }
 
 /// Reads `name=metric`.
@@ -434,7 +477,7 @@ fn run_compare(arguments: &CompareArgs) -> Result<()> {
     let mut works = Vec::new();
     for path in scenario_paths(arguments)? {
         let mut work = Work::load(&path)?;
-        if let Work::Load(scenario) = &mut work {
+        if let Task::Load(scenario) = &mut work.task {
             arguments.times.apply(scenario)?;
         }
         works.push(work);

@@ -199,8 +199,13 @@ impl Report {
             .and_then(|used| used.cpu_us_per_delivered_edit)
     }
 
+    /// Whether edits are offered in the window.
+    fn offers_edits(&self) -> bool {
+        self.scenario.pace != Pace::Idle && !self.scenario.falls_silent
+    }
+
     fn is_idle(&self) -> bool {
-        self.scenario.pace == Pace::Idle && self.presence.is_none()
+        !self.offers_edits() && self.presence.is_none()
     }
 
     /// The figures that stand in a table.
@@ -210,7 +215,7 @@ impl Report {
         if let Some(presence) = &self.presence {
             let cost =
                 used.and_then(|used| ratio(used.cpu_s * 1e6, presence.shown_per_s * self.window_s));
-            let cost = cost.filter(|_| self.scenario.pace == Pace::Idle);
+            let cost = cost.filter(|_| !self.offers_edits());
             figures.extend(
                 cost.map(|cost| Figure::new("CPU µs per state shown", cost, 3).over(BATCHED)),
             );
@@ -230,7 +235,7 @@ impl Report {
                 figures.push(Figure::new("shown max ms", shown.us_max / 1e3, 2));
             }
         }
-        if self.scenario.pace != Pace::Idle {
+        if self.offers_edits() {
             let cost = self.cpu_us_per_delivered_edit();
             figures.extend(
                 cost.map(|cost| Figure::new("CPU µs per delivered edit", cost, 2).over(UNBATCHED)),

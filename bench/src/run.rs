@@ -5,7 +5,7 @@ use crate::process::{CpuTime, Memory, Server, core_busy_s, forget_peak};
 use crate::report::{Report, ServerUse, ratio};
 use crate::scenario::Scenario;
 use crate::table::Figure;
-use crate::work::Work;
+use crate::work::{Task, Work};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::io::{Read, Write};
@@ -51,8 +51,8 @@ pub fn measure(
     watched: Watched<'_>,
     server: Option<&mut Server>,
 ) -> Result<Measured> {
-    match work {
-        Work::Load(scenario) => {
+    match &work.task {
+        Task::Load(scenario) => {
             let report = measure_load(name, scenario, target, watched)?;
             Ok(Measured {
                 figures: report.figures(),
@@ -60,7 +60,8 @@ pub fn measure(
                 report: Some(report),
             })
         }
-        Work::Join(joining) => joining.measure(target, watched, server),
+        Task::Join(joining) => joining.measure(target, watched, server),
+        Task::Leave(leaving) => leaving.measure(target, watched),
     }
 }
 
@@ -153,7 +154,7 @@ fn measure_load(
 }
 
 /// What the server's page of metrics says; nothing of what it does not say.
-fn counted(counters: &[Counter], target: &Target) -> Vec<Option<f64>> {
+pub(crate) fn counted(counters: &[Counter], target: &Target) -> Vec<Option<f64>> {
     if counters.is_empty() || target.tls.is_some() {
         return Vec::new();
     }

@@ -49,6 +49,8 @@ pub struct Scenario {
     pub chars_per_edit: u32,
     /// Presence, if any.
     pub movers: Option<Movers>,
+    /// Edits are offered in the warm-up alone.
+    pub falls_silent: bool,
     /// Clients whose frames are read; what the others receive is counted in bytes and thrown away.
     pub sampled: usize,
     /// Further clients of the first room, who read nothing once they are synced.
@@ -135,6 +137,8 @@ pub enum ScenarioFile {
         connections: usize,
         /// Rooms that they are spread over.
         rooms: usize,
+        /// Edits a second in each room that all of them type before, in the warm-up (none).
+        spoken: Option<f64>,
     },
 }
 
@@ -148,7 +152,7 @@ impl Scenario {
             jittered: jittered.unwrap_or(true),
         };
         let (mut chars_per_edit, mut stalled, mut movers, mut drain_s_min) = (1, 0, None, 0.0);
-        let mut sampled_clients = None;
+        let (mut sampled_clients, mut falls_silent) = (None, false);
         let (name, rooms, clients, writers, pace) = match file {
             ScenarioFile::Fanout {
                 name,
@@ -215,11 +219,16 @@ impl Scenario {
                 name,
                 connections,
                 rooms,
+                spoken,
             } => {
                 if rooms == 0 || connections % rooms != 0 {
                     return Err(Error::new("connections must be a multiple of rooms"));
                 }
-                (name, rooms, connections / rooms, 1, Pace::Idle)
+                falls_silent = spoken.is_some();
+                let clients = connections / rooms;
+                let (writers, pace) =
+                    spoken.map_or((1, Pace::Idle), |rate| (clients, open(rate, None)));
+                (name, rooms, clients, writers, pace)
             }
         };
         let name = name.unwrap_or_else(|| default_name.to_owned());
@@ -229,6 +238,7 @@ impl Scenario {
             pace,
             chars_per_edit,
             movers,
+            falls_silent,
             sampled: sampled_clients.unwrap_or(rooms * clients),
             stalled,
             drain_s: idle.drain_s.max(drain_s_min),
@@ -249,6 +259,7 @@ impl Scenario {
             pace: Pace::Idle,
             chars_per_edit: 1,
             movers: None,
+            falls_silent: false,
             sampled: rooms * clients_per_room,
             stalled: 0,
             warmup_s: 1.0,
@@ -384,6 +395,15 @@ mod tests {
         assert!(parse("kind = 'fanout'\nclients = 10\nrate = 0.0").is_err());
         assert!(parse("kind = 'fanout'\nclients = 10\nwriters = 11\nrate = 1.0").is_err());
         assert!(parse("kind = 'idle'\nconnections = 5\nrooms = 2").is_err());
+    }
+
+    #[test]
+    fn those_who_have_spoken_are_all_writers() {
+        let silent = "kind = 'idle'\nconnections = 50\nrooms = 5";
+        assert!(!parse(silent).unwrap().falls_silent);
+        let scenario = parse(&format!("{silent}\nspoken = 20.0")).unwrap();
+        assert!(scenario.falls_silent);
+        assert_eq!(scenario.writers_per_room, 10);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use collabblocks_bench::dialect::Dialect;
 use collabblocks_bench::floor::{Floor, Mode};
 use collabblocks_bench::generator::{self, Outcome, Target};
 use collabblocks_bench::join::Joining;
+use collabblocks_bench::leave::Leaving;
 use collabblocks_bench::run::{Watched, fresh_identity};
 use collabblocks_bench::scenario::{Scenario, ScenarioFile};
 use std::net::SocketAddr;
@@ -140,6 +141,44 @@ fn who_joins_gets_the_whole_document_and_who_cannot_is_told_so() {
             assert!(error.contains("only 0 of 9 clients"), "{error}");
         }
     }
+}
+
+#[test]
+fn rooms_are_typed_in_and_left_and_what_is_kept_of_each_is_a_figure() {
+    let text =
+        "kind = 'leave'\nrooms = 40\nbefore = 20\nat_once = 10\ndocument_chars = 5\nrest = 0.1";
+    let leaving: Leaving = toml::from_str(text).unwrap();
+    leaving.check().unwrap();
+    let odd: Leaving = toml::from_str(&text.replace("at_once = 10", "at_once = 7")).unwrap();
+    assert!(odd.check().is_err());
+    let floor = Floor::bind(Mode::Batched, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let target = target(floor.address().unwrap());
+    std::thread::spawn(move || floor.run());
+    let watched = Watched {
+        pid: Some(std::process::id()),
+        ..Watched::default()
+    };
+    let figures = leaving.measure(&target, watched).unwrap().figures;
+    let value = |name: &str| figures.iter().find(|f| f.name == name).unwrap().value;
+    assert!(value("rooms/s") > 0.0 && value("peak RSS MB") > 0.0);
+    assert!(value("bytes per room").is_finite());
+}
+
+#[test]
+fn those_who_have_spoken_are_silent_in_the_window() {
+    let file = ScenarioFile::Idle {
+        name: None,
+        connections: 20,
+        rooms: 2,
+        spoken: Some(100.0),
+    };
+    let (scenario, outcome) = run(Mode::Unbatched, file);
+    assert_eq!(
+        outcome.sent, 40,
+        "0.2 s at 100 edits/s in each of two rooms"
+    );
+    assert_all_arrived(&scenario, &outcome);
+    assert!(outcome.sent_in_window <= 2, "{}", outcome.sent_in_window);
 }
 
 #[test]

@@ -228,6 +228,10 @@ keys::config! {
         /// Milliseconds that a core's loop may stand still before the watchdog ends the process. A room
         /// that kept the core is in quarantine from the next start on.
         watchdog_stall_exit_ms: u64 = 30_000, Bound::Range(1_000, 3_600_000);
+        /// Milliseconds that a file worker may be in one room's document before the watchdog ends the
+        /// process; the room is in quarantine from the next start on. The largest documents keep one for
+        /// seconds.
+        watchdog_job_exit_ms: u64 = 60_000, Bound::Range(100, 3_600_000);
     }
 }
 

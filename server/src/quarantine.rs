@@ -1,4 +1,4 @@
-//! Rooms that held their core until the process had to be ended: they are not opened again until an
+//! Rooms that held their core, or a file worker, until the process had to be ended: they are not opened again until an
 //! operator says so, lest the same happens after each restart.
 //!
 //! They stand in the file `quarantine` of the data directory, a line for each: the room's name, a tab,

@@ -190,6 +190,7 @@ pub fn serve_with(
         })
         .watchdog(WatchdogConfig {
             exit_after: Duration::from_millis(config.limits.watchdog_stall_exit_ms),
+            job_exit_after: Duration::from_millis(config.limits.watchdog_job_exit_ms),
             ..WatchdogConfig::default()
         })
         .quarantine_in(data.into())
@@ -394,7 +395,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::watchdog::{Heartbeat, RoomName};
+    use crate::runtime::heartbeat::{Heartbeat, RoomName};
     use crate::shard::ConnId;
 
     #[test]

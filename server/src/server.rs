@@ -4,7 +4,8 @@ use crate::identity::{Asker, Asking, Authenticator};
 use crate::mailbox::{self, Order, Post, Wake};
 use crate::quarantine;
 use crate::runtime::files::{FileWorkers, message_of};
-use crate::runtime::watchdog::{Heartbeat, Stall, Watchdog, WatchdogConfig};
+use crate::runtime::heartbeat::Heartbeat;
+use crate::runtime::watchdog::{Stall, Stalled, Watchdog, WatchdogConfig};
 use crate::runtime::{
     Core, FILES_RESERVED, FILES_RESERVED_PER_SHARD, FrontRules, LogSync, Passed, Ports,
     RuntimeKind, placement,
@@ -174,6 +175,7 @@ impl Builder {
         let (reports, reported) = channel();
         // Should anything fail from here on, `goes` is dropped first, then the server, which stops and
         // joins the threads.
+        let marks = workers.marks();
         let mut server = Server {
             addresses,
             threads: Vec::new(),
@@ -201,11 +203,11 @@ impl Builder {
                 listeners: Vec::new(),
                 inbox,
                 outbox,
-                jobs: server
-                    .workers
-                    .as_ref()
-                    .expect("present until drop")
-                    .sender(jobs, wake.clone()),
+                jobs: server.workers.as_ref().expect("present until drop").sender(
+                    shard,
+                    jobs,
+                    wake.clone(),
+                ),
                 wake: wake.clone(),
                 log_ends: log,
                 identity: Asker::new(asking.clone(), identity, wake.clone()),
@@ -236,6 +238,7 @@ impl Builder {
                 .spawn(move || {
                     let shard = context.shard;
                     let lived = catch_unwind(AssertUnwindSafe(|| life.live(make, &context, ports)));
+                    context.heartbeat.ends();
                     match lived {
                         Ok(Ok(())) => {}
                         Ok(Err(why)) => on_fatal(shard, &why),
@@ -265,7 +268,7 @@ impl Builder {
         }
         await_all(&reported, shards)?;
         let (on_fatal, data) = (self.on_fatal, self.quarantine_in);
-        let watchdog = Watchdog::start(watched, self.watchdog, move |stall| {
+        let watchdog = Watchdog::start(watched, marks, self.watchdog, move |stall| {
             report(&stall, data.as_deref(), &on_fatal)
         });
         server.watchdog =
@@ -277,8 +280,8 @@ impl Builder {
 fn report(stall: &Stall, data: Option<&Path>, on_fatal: &OnFatal) {
     let Stall {
         shard,
+        what,
         lasted,
-        event,
         room,
         hopeless,
     } = stall;
@@ -287,14 +290,21 @@ fn report(stall: &Stall, data: Option<&Path>, on_fatal: &OnFatal) {
         let cut = if room.whole { "" } else { "..." };
         format!("in room {:?}{cut}", room.name)
     });
-    let what = format!("core stalled for {ms} ms in event {event}, {place}");
+    let held = match what {
+        Stalled::Core(event) => format!("shard {} for {ms} ms in event {event}", shard.0),
+        Stalled::Worker => format!("a file worker for {ms} ms, for shard {}", shard.0),
+    };
+    let what = match what {
+        Stalled::Core(event) => format!("core stalled for {ms} ms in event {event}, {place}"),
+        Stalled::Worker => format!("large work on a document has taken {ms} ms, {place}"),
+    };
     if !*hopeless {
         return tracing::error!(shard = shard.0, "{what}");
     }
     if let (Some(data), Some(room)) = (data, room)
         && room.whole
     {
-        let why = format!("it held shard {} for {ms} ms in event {event}", shard.0);
+        let why = format!("it held {held}");
         put_in_quarantine(data.into(), room.name.clone(), why);
     }
     on_fatal(*shard, &what);
@@ -445,8 +455,8 @@ struct ShardThread {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     threads: Vec<ShardThread>,
-    watchdog: Option<Watchdog>,
     workers: Option<FileWorkers>,
+    watchdog: Option<Watchdog>,
 }
 
 impl Server {
@@ -501,7 +511,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.watchdog.take());
         for thread in &self.threads {
             thread.wake.stop();
         }
@@ -514,6 +523,8 @@ impl Drop for Server {
             let _ = thread.join();
         }
         drop(self.workers.take());
+        // Last: what is waited for above may never come back.
+        drop(self.watchdog.take());
     }
 }
 

@@ -8,15 +8,17 @@ use crate::job::Work;
 use crate::large::LargeUpdate;
 use crate::room_doc::{Applied, RoomDoc, in_parts};
 use crate::rooms::DocState;
+use crate::watch::{WatchJob, within};
 use collabblocks_wal::Staged;
 
-/// So many times as large as one that a job applies is an update whose copies the core is spared, too:
-/// a batch of the log is made of it by the job, and its peers share its bytes.
-const LARGE: usize = 16;
+/// So many times as large as one that a job applies is an update of which the job makes a batch of the
+/// log, too.
+const STAGED: usize = 16;
 
 /// A document on its way through a job.
 pub(crate) struct Apart {
     pub(crate) room: RoomId,
+    name: Box<str>,
     doc: Box<RoomDoc>,
     task: Task,
 }
@@ -48,19 +50,20 @@ pub(crate) struct ApartDone {
 /// What came of it.
 enum Made {
     Applied(LargeUpdate, Result<(Applied, Option<Box<Staged>>), Refusal>),
-    Diff(Result<Vec<LargeUpdate>, Refusal>),
+    Diff(Result<Vec<Vec<u8>>, Refusal>),
     State(Result<Vec<u8>, Refusal>),
 }
 
 impl Apart {
     /// Carries it out, off the core.
-    pub(crate) fn run(self) -> ApartDone {
+    pub(crate) fn run(self, watch: &dyn WatchJob) -> ApartDone {
         let Self {
             room,
+            name,
             mut doc,
             task,
         } = self;
-        let result = match task {
+        let result = within(watch, &name, || match task {
             Task::Apply {
                 update,
                 cut_gaps,
@@ -73,8 +76,8 @@ impl Apart {
                         Applied::Cut(part) => part,
                         Applied::Known | Applied::CutKnown => &[],
                     };
-                    let staged =
-                        (logged.len() >= stage_bytes_min).then(|| Box::new(Staged::new(logged)));
+                    let stages = logged.len() >= stage_bytes_min;
+                    let staged = stages.then(|| Box::new(Staged::new(logged)));
                     (applied, staged)
                 });
                 Made::Applied(update, applied)
@@ -85,12 +88,10 @@ impl Apart {
                 part_bytes,
             } => {
                 let diff = doc.diff(&vector, &limits);
-                let parts = diff.map(|diff| in_parts(diff, part_bytes));
-                let with_head = |part: Vec<u8>| LargeUpdate::with_head(&part);
-                Made::Diff(parts.map(|parts| parts.into_iter().map(with_head).collect()))
+                Made::Diff(diff.map(|diff| in_parts(diff, part_bytes)))
             }
             Task::State => Made::State(doc.encode_state()),
-        };
+        });
         ApartDone { room, doc, result }
     }
 }
@@ -99,11 +100,6 @@ impl Engine {
     /// Whether an update of so many bytes is applied by [`Engine::apply_apart`].
     pub fn takes_apart(&self, update_bytes: usize) -> bool {
         update_bytes >= self.config.apart_bytes_min
-    }
-
-    /// From how many bytes on an update is so large that the core does not copy it.
-    pub fn large_bytes_min(&self) -> usize {
-        self.config.apart_bytes_min.saturating_mul(LARGE)
     }
 
     /// Whether the room's document is so large that it is encoded by [`Engine::diff_apart`].
@@ -118,7 +114,8 @@ impl Engine {
     }
 
     /// As [`Engine::apply`], by a job: [`Notice::Applied`] says how it went. Until then the room is
-    /// not ready, and what others apply to it has to wait. What cannot begin comes back.
+    /// not ready, and what others apply to it has to wait. What
+    /// cannot begin comes back.
     pub fn apply_apart(
         &mut self,
         id: RoomId,
@@ -132,7 +129,7 @@ impl Engine {
             update,
             cut_gaps,
             limits: self.config.limits.clone(),
-            stage_bytes_min: self.large_bytes_min(),
+            stage_bytes_min: self.config.apart_bytes_min.saturating_mul(STAGED),
         };
         self.begin_apart(id, task)
             .expect("a room that may take an update is ready");
@@ -176,8 +173,10 @@ impl Engine {
             unreachable!("looked at above")
         };
         let doc = Box::new(doc);
+        let name = room.name.clone();
         self.begin(Work::Apart(Apart {
             room: id,
+            name,
             doc,
             task,
         }));

@@ -101,9 +101,8 @@ pub enum Notice {
     Diff {
         /// The room.
         room: RoomId,
-        /// The update that was asked for, in parts that are to be applied in this order, with room before
-        /// each.
-        diff: Result<Vec<crate::LargeUpdate>, crate::Refusal>,
+        /// The update that was asked for, in parts that are to be applied in this order.
+        diff: Result<Vec<Vec<u8>>, crate::Refusal>,
     },
 }
 

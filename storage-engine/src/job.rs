@@ -10,6 +10,7 @@ use crate::room_doc::RoomDoc;
 use crate::snapshot::copy::{self, Copied};
 use crate::snapshot::read::Entry;
 use crate::snapshot::write::{self, Encoded, Stored, Tail};
+use crate::watch::{WatchJob, within};
 use collabblocks_wal::{Disk, LogJob, LogJobDone};
 use std::io;
 use std::sync::Arc;
@@ -70,15 +71,20 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Carries it out, on a file-worker thread (the simulator: at a time of its choosing).
+    /// As [`Job::run_watched`], with nobody to watch (the simulator: at a time of its choosing).
     pub fn run(self, disk: &dyn Disk) -> JobDone {
+        self.run_watched(disk, &())
+    }
+
+    /// Carries it out, on a file-worker thread. `watch` is told which room's document it is in.
+    pub fn run_watched(self, disk: &dyn Disk, watch: &dyn WatchJob) -> JobDone {
         let dir = &*self.dir;
         let done = match self.work {
             Work::Log(job) => Done::Log(job.run(disk)),
             Work::Load { room, name, at } => {
                 let doc = Entry::read(disk, dir, &name, at)
                     .map_err(String::from)
-                    .and_then(|entry| entry.document());
+                    .and_then(|entry| within(watch, &name, || entry.document()));
                 Done::Load {
                     room,
                     segment: at.segment,
@@ -88,9 +94,9 @@ impl Job {
             Work::Rebuild(rebuild) => Done::Rebuild {
                 room: rebuild.room,
                 segment: rebuild.snapshot.map(|at| at.segment),
-                doc: rebuild::run(disk, dir, &rebuild).map(Box::new),
+                doc: rebuild::run(disk, dir, &rebuild, watch).map(Box::new),
             },
-            Work::Store { tail, batch } => Done::Store(write::store(disk, dir, tail, batch)),
+            Work::Store { tail, batch } => Done::Store(write::store(disk, dir, tail, batch, watch)),
             Work::Manifest(manifest) => {
                 let result = manifest.store(disk, &dir.root);
                 Done::Manifest(manifest, result)
@@ -108,7 +114,7 @@ impl Job {
                 Done::Remove(removed.and_then(|()| disk.sync_dir(&dir.snapshots())))
             }
             Work::FreeBytes => Done::FreeBytes(disk.free_bytes(&dir.root)),
-            Work::Apart(apart) => Done::Apart(apart.run()),
+            Work::Apart(apart) => Done::Apart(apart.run(watch)),
         };
         JobDone { done }
     }

@@ -2,9 +2,6 @@
 
 use std::ops::Deref;
 
-/// Bytes that [`LargeUpdate::with_head`] leaves free before an update.
-const HEAD_BYTES: usize = 16;
-
 /// A large update that is handed on without being copied. What stands before it in its buffer is the
 /// business of whoever handed it in.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,19 +15,6 @@ impl LargeUpdate {
     pub fn new(bytes: Vec<u8>, start: usize) -> Self {
         assert!(start <= bytes.len(), "an update lies in its buffer");
         Self { bytes, start }
-    }
-
-    /// A copy with room before it.
-    pub fn with_head(update: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + update.len());
-        bytes.resize(HEAD_BYTES, 0);
-        bytes.extend_from_slice(update);
-        Self::new(bytes, HEAD_BYTES)
-    }
-
-    /// The buffer, and where in it the update begins.
-    pub fn into_parts(self) -> (Vec<u8>, usize) {
-        (self.bytes, self.start)
     }
 
     /// Bytes of memory that it takes.

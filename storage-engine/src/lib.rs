@@ -43,4 +43,4 @@ pub use room_doc::{Applied, RoomDoc, in_parts, split_update};
 pub use salvage::{Salvaged, SalvagedRoom, salvage};
 pub use store::{Store, home_shard};
 pub use survey::{ShardSurvey, Survey, survey};
-pub use watch::Watch;
+pub use watch::{Watch, WatchJob};

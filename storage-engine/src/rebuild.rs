@@ -9,6 +9,7 @@ use crate::paths::ShardDir;
 use crate::room_doc::RoomDoc;
 use crate::rooms::DocState;
 use crate::snapshot::read::Entry;
+use crate::watch::{WatchJob, within};
 use collabblocks_wal::{Disk, RecordKind, RoomKey, SegmentId};
 
 /// What it takes to make a room again.
@@ -26,12 +27,18 @@ pub(crate) struct Rebuild {
 }
 
 /// Makes the document (blocking).
-pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<RoomDoc, String> {
+pub(crate) fn run(
+    disk: &dyn Disk,
+    dir: &ShardDir,
+    rebuild: &Rebuild,
+    watch: &dyn WatchJob,
+) -> Result<RoomDoc, String> {
+    let name = &*rebuild.name;
     let (mut doc, mut seq) = match rebuild.snapshot {
-        Some(at) => (
-            Entry::read(disk, dir, &rebuild.name, at)?.document()?,
-            at.seq,
-        ),
+        Some(at) => {
+            let entry = Entry::read(disk, dir, name, at)?;
+            (within(watch, name, || entry.document())?, at.seq)
+        }
         None => (RoomDoc::new(), 0),
     };
     if seq == rebuild.seq {
@@ -45,8 +52,10 @@ pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<
         if record.room_seq != seq + 1 {
             return Err(format!("update {} follows update {seq}", record.room_seq));
         }
-        doc.apply(record.payload, false, &rebuild.limits)
-            .map_err(|e| format!("update {}: {e}", record.room_seq))?;
+        within(watch, name, || {
+            doc.apply(record.payload, false, &rebuild.limits)
+        })
+        .map_err(|e| format!("update {}: {e}", record.room_seq))?;
         seq = record.room_seq;
         Ok(())
     };
@@ -62,8 +71,7 @@ pub(crate) fn run(disk: &dyn Disk, dir: &ShardDir, rebuild: &Rebuild) -> Result<
     if seq != rebuild.seq {
         return Err(format!("the log ends at update {seq} of {}", rebuild.seq));
     }
-    doc.settle()
-        .map_err(|e| format!("an update up to {seq}: {e}"))?;
+    within(watch, name, || doc.settle()).map_err(|e| format!("an update up to {seq}: {e}"))?;
     Ok(doc)
 }
 
@@ -137,6 +145,7 @@ mod tests {
     use super::*;
     use crate::{EngineConfig, Notice, Refusal, Request, RoomStatus};
     use collabblocks_wal::{Identity, sim_disk::SimDisk};
+    use std::cell::RefCell;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -161,7 +170,31 @@ mod tests {
             .0
     }
 
+    /// Notes which rooms jobs go into, and that they are not on the disk meanwhile.
+    struct Noted<'a>(&'a SimDisk, RefCell<(u64, Vec<String>)>);
+
+    impl WatchJob for Noted<'_> {
+        fn enters_room(&self, name: &str) {
+            let mut noted = self.1.borrow_mut();
+            noted.0 = self.0.reads_count();
+            noted.1.push(name.into());
+        }
+
+        fn leaves_room(&self) {
+            assert_eq!(self.1.borrow().0, self.0.reads_count());
+        }
+    }
+
     fn settle(engine: &mut Engine, sim: &SimDisk, now: u64) -> Vec<Notice> {
+        settle_watched(engine, sim, now, &())
+    }
+
+    fn settle_watched(
+        engine: &mut Engine,
+        sim: &SimDisk,
+        now: u64,
+        watch: &dyn WatchJob,
+    ) -> Vec<Notice> {
         let (mut requests, mut notices) = (Vec::new(), Vec::new());
         engine.poll(now, &mut requests);
         while let Some(request) = requests.pop() {
@@ -170,7 +203,10 @@ mod tests {
                     let result = job.run(sim);
                     engine.on_written(now, job, result).unwrap();
                 }
-                Request::Job(job) => engine.on_job_done(now, job.run(sim), &mut notices),
+                Request::Job(job) => {
+                    let done = job.run_watched(sim, watch);
+                    engine.on_job_done(now, done, &mut notices);
+                }
             }
             engine.poll(now, &mut requests);
         }
@@ -203,10 +239,13 @@ mod tests {
         assert_eq!(engine.attach(0, "room"), (id, RoomStatus::Loading));
         // Its records have to be durable before they can be read.
         assert!(settle(&mut engine, &sim, 0).is_empty());
+        let noted = Noted(&sim, RefCell::default());
         assert_eq!(
-            settle(&mut engine, &sim, 2_000_000_000),
+            settle_watched(&mut engine, &sim, 2_000_000_000, &noted),
             [Notice::RoomReady(id)]
         );
+        let entered = noted.1.into_inner().1;
+        assert_eq!(entered, ["room"; 3], "for each update, and at the end");
         assert_eq!(engine.diff(id, &[0]).unwrap(), before);
         let next: &[u8] = &[1, 1, 1, 2, 0x84, 1, 1, 1, b'c', 0];
         assert_eq!(engine.apply(0, id, next, false).unwrap().room_seq, 3);

@@ -12,6 +12,29 @@ pub trait Watch: Send + Sync {
     fn leaves_room(&self);
 }
 
+/// As [`Watch`], of a job, on the thread that carries it out.
+pub trait WatchJob {
+    /// What follows is work on this room's document, and waits for nothing else: no disk.
+    fn enters_room(&self, name: &str);
+    /// It has ended.
+    fn leaves_room(&self);
+}
+
+/// Nobody watches.
+impl WatchJob for () {
+    fn enters_room(&self, _: &str) {}
+
+    fn leaves_room(&self) {}
+}
+
+/// A job's work on a room's document.
+pub(crate) fn within<R>(watch: &dyn WatchJob, name: &str, work: impl FnOnce() -> R) -> R {
+    watch.enters_room(name);
+    let done = work();
+    watch.leaves_room();
+    done
+}
+
 /// Who is told, if anybody.
 #[derive(Default)]
 pub(crate) struct Watched(Option<Arc<dyn Watch>>);

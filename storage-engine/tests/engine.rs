@@ -3,10 +3,14 @@
 
 mod common;
 
-use collabblocks_storage_engine::{EngineConfig, RoomId, Watch};
+use collabblocks_storage_engine::{EngineConfig, RoomId, Watch, WatchJob};
+use collabblocks_wal::sim_disk::SimDisk;
 use collabblocks_wal::{Disk, FsDisk};
 use common::*;
 use rand::RngExt;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 #[test]
@@ -140,4 +144,89 @@ fn whoever_watches_is_told_of_all_work_on_a_document() {
     host.run_for(1000 * MS);
     assert_eq!(host.engine.stats().rooms_loaded, 0, "it was evicted");
     assert_eq!(told(), ["a"], "its snapshot was encoded");
+}
+
+/// Notes which rooms a job goes into, and that it does nothing on the disk meanwhile: a disk that
+/// hangs is no room's fault.
+struct NotedJob<'a> {
+    disk: &'a SimDisk,
+    inside: RefCell<Option<u64>>,
+    rooms: RefCell<Vec<String>>,
+}
+
+impl WatchJob for NotedJob<'_> {
+    fn enters_room(&self, name: &str) {
+        let before = self.inside.replace(Some(self.asked()));
+        assert_eq!(before, None, "one room at a time");
+        self.rooms.borrow_mut().push(name.into());
+    }
+
+    fn leaves_room(&self) {
+        assert_eq!(self.inside.take(), Some(self.asked()));
+    }
+}
+
+impl NotedJob<'_> {
+    fn asked(&self) -> u64 {
+        self.disk.ops_count() + self.disk.reads_count()
+    }
+}
+
+#[test]
+fn whoever_watches_a_job_is_told_of_its_work_on_documents() {
+    let sim = SimDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    let config = EngineConfig {
+        apart_bytes_min: 50,
+        ..small_config()
+    };
+    let (mut host, _) = Host::open(&disk, Path::new("/shard"), config).unwrap();
+    // Carries all jobs out, and says of each kind which rooms it was in.
+    let run = |host: &mut Host| {
+        let mut told = BTreeSet::new();
+        while !host.jobs.is_empty() {
+            let job = host.jobs.remove(0);
+            let kind = format!("{job:?}");
+            let kind = kind.trim_start_matches("Job(").split([' ', '(', ')']);
+            let kind = kind.into_iter().next().unwrap().to_owned();
+            let noted = NotedJob {
+                disk: &sim,
+                inside: RefCell::default(),
+                rooms: RefCell::default(),
+            };
+            let done = job.run_watched(&sim, &noted);
+            assert_eq!(noted.inside.take(), None, "it came out again");
+            told.extend((noted.rooms.take().into_iter()).map(|room| (kind.clone(), room)));
+            host.engine.on_job_done(host.now, done, &mut host.notices);
+            host.poll();
+        }
+        told
+    };
+    let pass = |host: &mut Host| {
+        let mut told = BTreeSet::new();
+        for _ in 0..1000 {
+            host.now += MS;
+            host.poll();
+            told.extend(run(host));
+            host.finish_write();
+        }
+        told
+    };
+    let pair = |kind: &str, room: &str| (kind.to_owned(), room.to_owned());
+    let mut client = Client::new(1);
+    let id = host.attach("a");
+    let update = client.edit(&mut rng(seed(1)), 600);
+    host.engine.apply_apart(id, &update, false).unwrap();
+    host.poll();
+    assert_eq!(run(&mut host), [pair("apart", "a")].into());
+    host.engine.diff_apart(id, &[0], 100).unwrap();
+    host.poll();
+    assert_eq!(run(&mut host), [pair("apart", "a")].into());
+    host.engine.detach(host.now, id);
+    // The snapshot is encoded, and read again before it is stored.
+    let told = pass(&mut host);
+    assert_eq!(told, [pair("apart", "a"), pair("store", "a")].into());
+    assert_eq!(host.engine.stats().rooms_loaded, 0, "it was evicted");
+    host.engine.attach(host.now, "a");
+    assert_eq!(pass(&mut host), [pair("load", "a")].into());
 }

@@ -1,11 +1,12 @@
 // Large updates and large documents: all get the same, and how long the core took for its longest turn
 // is printed. That other rooms do not wait is tested where time stands still: server/tests/shard/apart.rs. With COLLABBLOCKS_LONG=1 larger ones, too.
+// What takes longer than it may ends the process, and its room is in quarantine.
 import assert from 'node:assert/strict'
-import { rm } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import { describe, test } from 'node:test'
 import * as Y from 'yjs'
 import { snapshot } from './lib/ledger.mjs'
-import { SyncClient } from './lib/raw.mjs'
+import { RawClient, SyncClient } from './lib/raw.mjs'
 import { assertHealthy, metric, OURS_ONLY, startServer, tempDir } from './lib/server.mjs'
 import { until } from './lib/until.mjs'
 import { write } from './lib/writing.mjs'
@@ -85,4 +86,41 @@ describe('large work on a document', { skip: OURS_ONLY }, () => {
       await assertHealthy(server)
     })
   }
+
+  test('large work that does not come back in time', { timeout: 180_000 }, async (t) => {
+    // Nothing is known that never comes back. This takes some hundred milliseconds at least, and may take fewer.
+    const update = backwards(9e5)
+    const data = await tempDir('stuck')
+    const room = 'stuck%20room'
+    let server = await startServer({ data, cores: 2, args: ['--limits-watchdog-job-exit-ms', '100'] })
+    t.after(async () => {
+      await server.stop()
+      await rm(data, { recursive: true, force: true })
+    })
+    await write(server, 'other', 'before ')
+    const author = new SyncClient(server.ws, room)
+    t.after(() => author.destroy())
+    await author.opened
+    await until('the room to be synced', () => author.caughtUp)
+    Y.applyUpdate(author.doc, update)
+    const { code } = await server.exited
+    assert.equal(code, 70, server.log)
+    assert.match(server.log, /large work on a document has taken \d+ ms, in room [^\n]*stuck%20room/)
+    assert.match(await readFile(`${data}/quarantine`, 'utf8'), /^stuck%20room\tit held a file worker for \d+ ms/m)
+
+    server = await startServer({ data, cores: 2 })
+    const refused = new RawClient(server.ws, room)
+    assert.equal((await refused.waitClosed()).code, 1011)
+    assert.equal(await write(server, 'other', 'after, '), 'after, before ')
+    assert.equal((await server.terminate()).code, 0, server.log)
+
+    // Released, and with time enough.
+    await rm(`${data}/quarantine`)
+    server = await startServer({ data, cores: 2 })
+    const again = new SyncClient(server.ws, room, author.doc)
+    t.after(() => again.destroy())
+    await until('the update to be acknowledged', () => (again.caughtUp && again.sent.length > 0 && again.durable) || again.closed, SYNCED_MS_MAX)
+    assert.equal(again.closed, null)
+    await assertHealthy(server)
+  })
 })

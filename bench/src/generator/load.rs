@@ -41,7 +41,11 @@ impl Generator<'_> {
             } => {
                 let (rooms, writers) = (scenario.rooms as u32, scenario.writers_per_room as u32);
                 let schedule = Schedule::new(start, rooms, writers, rate_per_room, jittered);
-                edits_end = schedule.slots_before(window.end);
+                edits_end = schedule.slots_before(if scenario.falls_silent {
+                    window.start
+                } else {
+                    window.end
+                });
                 Timebase::Scheduled(schedule)
             }
             Pace::Closed { .. } | Pace::Idle => {

@@ -1,6 +1,6 @@
 //! A server as an operator runs it: started, asked, stopped, and its logs read.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// Reads the log up to such a line.
-    fn logs_until(&mut self, wanted: impl Fn(&str) -> bool) {
+    fn logs_until(&mut self, mut wanted: impl FnMut(&str) -> bool) {
         let mut line = String::new();
         while !wanted(&line) {
             line.clear();
@@ -156,6 +156,38 @@ fn what_is_logged_reads_in_order() {
     let server = Server::start(dir.path());
     assert!(!server.begun.contains(told), "{}", server.begun);
     assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_page_that_may_not_connect_is_logged_but_not_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start_with(&dir.path().join("data"), &[]);
+    for n in 0..3 {
+        let mut stream = std::net::TcpStream::connect(&server.address).unwrap();
+        let head = format!(
+            "GET /room HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Origin: https://{n}.example{}\r\n\r\n",
+            "x".repeat(300)
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+    let mut logged = Vec::new();
+    server.logs_until(|line| {
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else {
+            return false;
+        };
+        logged.extend(event["origin"].as_str().map(str::to_owned));
+        !logged.is_empty()
+    });
+    assert_eq!(logged[0].len(), 200, "cut, as a stranger chose it");
+    assert!(logged[0].starts_with("https://0.example"), "{logged:?}");
+    let (code, rest) = server.stop_and_log();
+    assert_eq!(code, Some(0));
+    assert!(!rest.contains(".example"), "once in a while: {rest}");
 }
 
 /// A certificate for `name`, its key, and the root that signed it, as files in `dir`.

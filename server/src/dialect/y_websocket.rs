@@ -72,25 +72,14 @@ impl<'a> Commands<'a> {
     }
 }
 
+/// Bytes of a sync message beside its body, at most.
+const SYNC_BYTES_MAX: usize = 12;
+
 fn sync_frame(step: u8, body: &[u8], out: &mut Vec<u8>) {
     binary_header(2 + uint_bytes(body.len() as u64) + body.len(), out);
-    sync_head(step, body.len(), out);
-    out.extend_from_slice(body);
-}
-
-fn sync_head(step: u8, body_bytes: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&[SYNC, step]);
-    write_uint(body_bytes as u64, out);
-}
-
-/// Appends what stands before an update of so many bytes in its message.
-pub fn update_head(update_bytes: usize, out: &mut Vec<u8>) {
-    sync_head(UPDATE, update_bytes, out);
-}
-
-/// The same, in the answer to a [`Command::SyncRequest`].
-pub fn reply_head(update_bytes: usize, out: &mut Vec<u8>) {
-    sync_head(STEP_2, update_bytes, out);
+    write_uint(body.len() as u64, out);
+    out.extend_from_slice(body);
 }
 
 /// Appends the frame that asks a client for what the server lacks.
@@ -106,6 +95,23 @@ pub fn sync_reply(update: &[u8], out: &mut Vec<u8>) {
 /// Appends the frame of an update.
 pub fn update(update: &[u8], out: &mut Vec<u8>) {
     sync_frame(UPDATE, update, out);
+}
+
+/// What stands before an update of so many bytes in its message, without the header of a frame.
+pub fn update_head(update_bytes: usize) -> Vec<u8> {
+    sync_head(UPDATE, update_bytes)
+}
+
+/// The same of an answer to a [`Command::SyncRequest`].
+pub fn reply_head(update_bytes: usize) -> Vec<u8> {
+    sync_head(STEP_2, update_bytes)
+}
+
+fn sync_head(step: u8, body_bytes: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(SYNC_BYTES_MAX);
+    head.extend_from_slice(&[SYNC, step]);
+    write_uint(body_bytes as u64, &mut head);
+    head
 }
 
 /// Appends the frame of an awareness update.

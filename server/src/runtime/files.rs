@@ -1,7 +1,9 @@
 //! The file workers: plain threads that do the blocking work of all shards.
 
 use crate::mailbox::Wake;
-use collabblocks_storage_engine::{Job, JobDone};
+use crate::runtime::heartbeat::WorkerMark;
+use crate::shard::ShardId;
+use collabblocks_storage_engine::{Job, JobDone, WatchJob};
 use collabblocks_wal::Disk;
 use std::collections::VecDeque;
 use std::io;
@@ -17,19 +19,20 @@ const JOBS_QUEUED_MAX: usize = 256;
 pub trait Work: Send + 'static {
     /// What comes of it.
     type Done: Send + 'static;
-    /// Does it.
-    fn run(self, disk: &dyn Disk) -> Self::Done;
+    /// Does it. `watch` is told which room's document it is in.
+    fn run(self, disk: &dyn Disk, watch: &dyn WatchJob) -> Self::Done;
 }
 
 impl Work for Job {
     type Done = JobDone;
 
-    fn run(self, disk: &dyn Disk) -> JobDone {
-        Job::run(self, disk)
+    fn run(self, disk: &dyn Disk, watch: &dyn WatchJob) -> JobDone {
+        self.run_watched(disk, watch)
     }
 }
 
 struct Order<W: Work> {
+    shard: ShardId,
     work: W,
     done: Sender<W::Done>,
     wake: Arc<Wake>,
@@ -40,6 +43,7 @@ struct Order<W: Work> {
 pub struct FileWorkers<W: Work = Job> {
     orders: Option<SyncSender<Order<W>>>,
     threads: Vec<JoinHandle<()>>,
+    marks: Vec<Arc<WorkerMark>>,
 }
 
 impl<W: Work> FileWorkers<W> {
@@ -53,24 +57,32 @@ impl<W: Work> FileWorkers<W> {
         let (orders, receiver) = sync_channel::<Order<W>>(JOBS_QUEUED_MAX);
         // The lock is only ever taken by the workers, to share one queue among them.
         let receiver = Arc::new(Mutex::new(receiver));
-        let threads = (0..count)
-            .map(|number| {
+        let marks: Vec<Arc<WorkerMark>> = (0..count).map(|_| Arc::default()).collect();
+        let threads = (marks.iter().cloned().enumerate())
+            .map(|(number, mark)| {
                 let (receiver, disk, on_panic) = (receiver.clone(), disk.clone(), on_panic.clone());
                 std::thread::Builder::new()
                     .name(format!("files-{number}"))
-                    .spawn(move || work(&receiver, &*disk, &on_panic))
+                    .spawn(move || work(&receiver, &*disk, &mark, &on_panic))
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             orders: Some(orders),
             threads,
+            marks,
         })
     }
 
+    /// Where each worker is, for the watchdog.
+    pub fn marks(&self) -> Vec<Arc<WorkerMark>> {
+        self.marks.clone()
+    }
+
     /// A shard's way to the workers; what is done comes back on `done`, with a wake.
-    pub fn sender(&self, done: Sender<W::Done>, wake: Arc<Wake>) -> JobSender<W> {
+    pub fn sender(&self, shard: ShardId, done: Sender<W::Done>, wake: Arc<Wake>) -> JobSender<W> {
         let orders = self.orders.clone().expect("present until drop");
         JobSender {
+            shard,
             orders,
             done,
             wake,
@@ -89,13 +101,25 @@ impl<W: Work> Drop for FileWorkers<W> {
     }
 }
 
-fn work<W: Work>(orders: &Mutex<Receiver<Order<W>>>, disk: &dyn Disk, on_panic: &dyn Fn(&str)) {
+fn work<W: Work>(
+    orders: &Mutex<Receiver<Order<W>>>,
+    disk: &dyn Disk,
+    mark: &WorkerMark,
+    on_panic: &dyn Fn(&str),
+) {
     loop {
         let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Order { work, done, wake }) = order else {
+        let Ok(Order {
+            shard,
+            work,
+            done,
+            wake,
+        }) = order
+        else {
             return;
         };
-        match catch_unwind(AssertUnwindSafe(|| work.run(disk))) {
+        mark.takes_job_of(shard);
+        match catch_unwind(AssertUnwindSafe(|| work.run(disk, mark))) {
             // A shard that has ended does not want it any more.
             Ok(result) => drop(done.send(result)),
             Err(panic) => on_panic(message_of(&*panic)),
@@ -113,6 +137,7 @@ pub(crate) fn message_of(panic: &(dyn std::any::Any + Send)) -> &str {
 
 /// One shard's way to the workers. Lives on its core, never blocks.
 pub struct JobSender<W: Work = Job> {
+    shard: ShardId,
     orders: SyncSender<Order<W>>,
     done: Sender<W::Done>,
     wake: Arc<Wake>,
@@ -140,6 +165,7 @@ impl<W: Work> JobSender<W> {
     pub fn retry(&mut self) -> bool {
         while let Some(work) = self.waiting.pop_front() {
             let order = Order {
+                shard: self.shard,
                 work,
                 done: self.done.clone(),
                 wake: self.wake.clone(),
@@ -159,6 +185,7 @@ impl<W: Work> JobSender<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::watchdog::{Stall, Stalled, Watchdog, WatchdogConfig};
     use collabblocks_wal::FsDisk;
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -169,7 +196,7 @@ mod tests {
     impl Work for Double {
         type Done = u32;
 
-        fn run(self, _: &dyn Disk) -> u32 {
+        fn run(self, _: &dyn Disk, _: &dyn WatchJob) -> u32 {
             assert!(self.0.is_multiple_of(2), "{} is odd", self.0);
             self.0 * 2
         }
@@ -183,7 +210,7 @@ mod tests {
         })
         .unwrap();
         let (done, results) = channel();
-        let mut sender = workers.sender(done, Arc::new(Wake::new().unwrap()));
+        let mut sender = workers.sender(ShardId(0), done, Arc::new(Wake::new().unwrap()));
         sender.send(Double(3));
         // More than the queue holds: the rest waits with its shard.
         (0..1000).for_each(|number| sender.send(Double(number * 2)));
@@ -203,12 +230,72 @@ mod tests {
         drop(workers);
     }
 
+    /// Is in a room's document, or merely slow, until it is let go.
+    struct Slow(Option<&'static str>, Receiver<()>);
+
+    impl Work for Slow {
+        type Done = Option<&'static str>;
+
+        fn run(self, _: &dyn Disk, watch: &dyn WatchJob) -> Self::Done {
+            let Self(room, go) = self;
+            room.inspect(|room| watch.enters_room(room));
+            let _ = go.recv_timeout(Duration::from_secs(20));
+            room.inspect(|_| watch.leaves_room());
+            room
+        }
+    }
+
+    #[test]
+    fn work_that_does_not_come_out_of_a_document_is_given_up_and_named() {
+        let workers = FileWorkers::start(3, Arc::new(FsDisk::default()), |_: &str| {}).unwrap();
+        let config = WatchdogConfig {
+            every: Duration::from_millis(10),
+            job_exit_after: Duration::from_millis(300),
+            ..WatchdogConfig::default()
+        };
+        let (stall, stalls) = channel();
+        let on_stall = move |seen| stall.send(seen).unwrap();
+        let watchdog = Watchdog::start(vec![], workers.marks(), config, on_stall).unwrap();
+        let wake = Arc::new(Wake::new().unwrap());
+        let (done, results) = channel();
+        let of = |shard, room| {
+            let (go, gone) = channel();
+            let mut sender = workers.sender(ShardId(shard), done.clone(), wake.clone());
+            sender.send(Slow(room, gone));
+            go
+        };
+        // A disk that hangs is no room's fault.
+        let disk = of(7, None);
+        let quick = of(4, Some("a longer name, which left its document"));
+        quick.send(()).unwrap();
+        let room = Some("größe/7");
+        assert!(results.recv_timeout(Duration::from_secs(20)).is_ok());
+        let stuck = of(5, room);
+        let seen: Vec<Stall> = (0..2)
+            .map(|_| stalls.recv_timeout(Duration::from_secs(20)).unwrap())
+            .collect();
+        let hopeless: Vec<bool> = seen.iter().map(|stall| stall.hopeless).collect();
+        assert_eq!(hopeless, [false, true], "once noticed, once given up");
+        for stall in seen {
+            assert_eq!((stall.shard, stall.what), (ShardId(5), Stalled::Worker));
+            let name = stall.room.expect("it is in one");
+            assert_eq!((Some(name.name.as_str()), name.whole), (room, true));
+        }
+        stuck.send(()).unwrap();
+        assert_eq!(results.recv_timeout(Duration::from_secs(20)), Ok(room));
+        std::thread::sleep(Duration::from_millis(400));
+        drop(watchdog);
+        assert!(stalls.try_recv().is_err(), "of the others nothing was told");
+        disk.send(()).unwrap();
+        drop(workers);
+    }
+
     #[test]
     fn a_sleeping_shard_is_woken_when_its_work_is_done() {
         let workers = FileWorkers::start(1, Arc::new(FsDisk::default()), |_: &str| {}).unwrap();
         let (done, results) = channel();
         let wake = Arc::new(Wake::new().unwrap());
-        let mut sender = workers.sender(done, wake.clone());
+        let mut sender = workers.sender(ShardId(0), done, wake.clone());
         assert!(wake.falls_asleep());
         sender.send(Double(4));
         let mut counter = [0; 8];

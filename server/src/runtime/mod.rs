@@ -3,6 +3,7 @@
 pub mod files;
 mod front;
 pub mod glommio;
+pub mod heartbeat;
 mod log;
 pub mod placement;
 pub mod ring;
@@ -89,7 +90,7 @@ pub struct Ports {
     /// What connections begin with.
     pub front: FrontRules,
     /// What the watchdog looks at.
-    pub heartbeat: Arc<watchdog::Heartbeat>,
+    pub heartbeat: Arc<heartbeat::Heartbeat>,
     /// How the log is synced.
     pub log_sync: LogSync,
     /// Accepted sockets have descriptors below this; the rest is for the log and other files.
@@ -133,13 +134,13 @@ pub(crate) struct Seat<C> {
     pub core: C,
     pub now: Instant,
     pub effects: Effects,
-    pub heartbeat: Arc<watchdog::Heartbeat>,
+    pub heartbeat: Arc<heartbeat::Heartbeat>,
     /// Something was fed since the last turn's end.
     pub fed: bool,
 }
 
 impl<C: Core> Seat<C> {
-    pub fn new(core: C, heartbeat: Arc<watchdog::Heartbeat>) -> Self {
+    pub fn new(core: C, heartbeat: Arc<heartbeat::Heartbeat>) -> Self {
         Self {
             core,
             now: clock(),

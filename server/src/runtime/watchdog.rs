@@ -1,170 +1,31 @@
-//! The watchdog: a thread that looks at every core's heartbeat, names what a stalled core was doing,
-//! and ends the process if it does not come back.
+//! The watchdog: a thread that looks at every core's heartbeat, and at which room's document each file
+//! worker is in. It names what a stalled one was doing, and ends the process if it does not come back.
 
-use crate::shard::{Event, ShardId};
-use collabblocks_storage_engine::{RoomId, Watch};
+use super::heartbeat::{Heartbeat, RoomName, WorkerMark};
+use crate::shard::ShardId;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Bytes of a room's name that a heartbeat can hold: as many as a name may have.
-const NAME_BYTES_MAX: usize = 4096;
-/// Of no room.
-const NO_ROOM: u64 = u64::MAX;
-
-/// A core's sign of life. Written by its core, read by the watchdog.
-///
-/// The atomics are on the allow-list of shared state: a core that hangs cannot answer a message.
-/// They order nothing, so all accesses are relaxed: the name of a room is only believed once the core
-/// has been in that room for longer than the watchdog takes to look twice.
-#[derive(Debug)]
-pub struct Heartbeat {
-    beats: AtomicU64,
-    event: AtomicU8,
-    /// Odd while the core is in a room.
-    steps: AtomicU64,
-    /// The room whose name stands in `name`.
-    room: AtomicU64,
-    name_bytes: AtomicUsize,
-    name: Box<[AtomicU64]>,
+/// What does not come back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stalled {
+    /// A core, from the event that it went into last.
+    Core(&'static str),
+    /// A file worker, from a room's document.
+    Worker,
 }
 
-impl Default for Heartbeat {
-    fn default() -> Self {
-        let words = NAME_BYTES_MAX / size_of::<u64>();
-        Self {
-            beats: AtomicU64::new(0),
-            event: AtomicU8::new(0),
-            steps: AtomicU64::new(0),
-            room: AtomicU64::new(NO_ROOM),
-            name_bytes: AtomicUsize::new(0),
-            name: (0..words).map(|_| AtomicU64::new(0)).collect(),
-        }
-    }
-}
-
-impl Heartbeat {
-    /// The loop came around. A core does so at least four times a second, also when it is idle.
-    pub fn beat(&self) {
-        // One writer: no read-modify-write needed.
-        self.beats.store(
-            self.beats.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
-    }
-
-    /// The core goes into an event.
-    pub fn enters(&self, event: &Event<'_>) {
-        self.event.store(code_of(event), Ordering::Relaxed);
-    }
-
-    fn seen(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
-    }
-
-    fn step(&self) {
-        let steps = self.steps.load(Ordering::Relaxed);
-        self.steps.store(steps.wrapping_add(1), Ordering::Relaxed);
-    }
-
-    /// The name of the room that the core went into last, empty if it was in none.
-    pub fn room_name(&self) -> RoomName {
-        let bytes = self.name_bytes.load(Ordering::Relaxed);
-        let kept = bytes.min(NAME_BYTES_MAX);
-        let words = self.name.iter().take(kept.div_ceil(8));
-        let mut name: Vec<u8> = words
-            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
-            .collect();
-        name.truncate(kept);
-        RoomName {
-            name: String::from_utf8_lossy(&name).into_owned(),
-            whole: kept == bytes,
-        }
-    }
-}
-
-impl Watch for Heartbeat {
-    fn enters_room(&self, room: RoomId, name: &str) {
-        let number = u64::from(room.slot) << 32 | u64::from(room.generation);
-        if self.room.load(Ordering::Relaxed) != number {
-            let kept = &name.as_bytes()[..name.len().min(NAME_BYTES_MAX)];
-            for (word, bytes) in self.name.iter().zip(kept.chunks(8)) {
-                let mut padded = [0; 8];
-                padded[..bytes.len()].copy_from_slice(bytes);
-                word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
-            }
-            self.name_bytes.store(name.len(), Ordering::Relaxed);
-            self.room.store(number, Ordering::Relaxed);
-        }
-        self.step();
-    }
-
-    fn leaves_room(&self) {
-        self.step();
-    }
-}
-
-/// The name of a room, as far as a heartbeat holds it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RoomName {
-    /// It, or its beginning.
-    pub name: String,
-    /// Whether it is all of it.
-    pub whole: bool,
-}
-
-const EVENT_NAMES: [&str; 17] = [
-    "none",
-    "accepted",
-    "handed_off",
-    "handoff_refused",
-    "received",
-    "blocked",
-    "drained",
-    "closed",
-    "log_written",
-    "job_done",
-    "mail",
-    "control",
-    "timer",
-    "turn_end",
-    "proxied",
-    "mail_refused",
-    "authenticated",
-];
-
-fn code_of(event: &Event<'_>) -> u8 {
-    match event {
-        Event::Accepted { .. } => 1,
-        Event::Proxied { .. } => 14,
-        Event::HandedOff { .. } => 2,
-        Event::HandoffRefused { .. } => 3,
-        Event::Received { .. } => 4,
-        Event::Blocked { .. } => 5,
-        Event::Drained { .. } => 6,
-        Event::Closed { .. } => 7,
-        Event::LogWritten { .. } => 8,
-        Event::JobDone(_) => 9,
-        Event::Mail { .. } => 10,
-        Event::Control(_) => 11,
-        Event::Timer => 12,
-        Event::TurnEnd => 13,
-        Event::MailRefused { .. } => 15,
-        Event::Authenticated { .. } => 16,
-    }
-}
-
-/// A core that did not come around.
+/// A core that did not come around, or a file worker that did not come out of a room's document.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stall {
-    /// Which.
+    /// Whose core, or whose job.
     pub shard: ShardId,
+    /// Which of both.
+    pub what: Stalled,
     /// For how long so far.
     pub lasted: Duration,
-    /// The last event that it went into.
-    pub event: &'static str,
-    /// The room that it is in, if it has been in one document for half of that time.
+    /// The room that it is in. Of a core: if it has been in one document for half of that time.
     pub room: Option<RoomName>,
     /// It lasts longer than the limit: the process is to end.
     pub hopeless: bool,
@@ -175,10 +36,14 @@ pub struct Stall {
 pub struct WatchdogConfig {
     /// How often it looks.
     pub every: Duration,
-    /// A stall is reported after this.
+    /// A core's stall is reported after this.
     pub report_after: Duration,
     /// The process is ended after this.
     pub exit_after: Duration,
+    /// A file worker that is in one document is reported after this.
+    pub job_report_after: Duration,
+    /// The process is ended after this.
+    pub job_exit_after: Duration,
 }
 
 impl Default for WatchdogConfig {
@@ -187,6 +52,8 @@ impl Default for WatchdogConfig {
             every: Duration::from_millis(100),
             report_after: Duration::from_secs(1),
             exit_after: Duration::from_secs(30),
+            job_report_after: Duration::from_secs(10),
+            job_exit_after: Duration::from_secs(60),
         }
     }
 }
@@ -203,13 +70,14 @@ impl Watchdog {
     /// hopeless.
     pub fn start(
         cores: Vec<(ShardId, Arc<Heartbeat>)>,
+        workers: Vec<Arc<WorkerMark>>,
         config: WatchdogConfig,
         on_stall: impl FnMut(Stall) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("watchdog".into())
-            .spawn(move || watch(cores, config, stopped, on_stall))?;
+            .spawn(move || watch(cores, workers, config, stopped, on_stall))?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -227,85 +95,164 @@ impl Drop for Watchdog {
     }
 }
 
-struct Watched {
-    shard: ShardId,
-    heartbeat: Arc<Heartbeat>,
-    beats: u64,
+/// Since when something stands still, and what was said of it.
+struct Standstill {
     since: Instant,
-    steps: u64,
-    /// Since when `steps` is what it is.
-    steps_since: Instant,
     reported: bool,
     given_up: bool,
 }
 
+impl Standstill {
+    fn from(since: Instant) -> Self {
+        Self {
+            since,
+            reported: false,
+            given_up: false,
+        }
+    }
+
+    /// It moved. Answers for how long it had stood still, if that was reported.
+    fn ends(&mut self, now: Instant) -> Option<Duration> {
+        let lasted = now - std::mem::replace(&mut self.since, now);
+        std::mem::take(&mut self.reported).then_some(lasted)
+    }
+
+    /// Whether it is to be told now, and if so, whether as hopeless.
+    fn goes_on(&mut self, lasted: Duration, report: Duration, exit: Duration) -> Option<bool> {
+        let hopeless = lasted >= exit && !self.given_up;
+        let told = hopeless || (lasted >= report && !self.reported);
+        self.reported |= told;
+        self.given_up |= hopeless;
+        told.then_some(hopeless)
+    }
+}
+
+struct WatchedCore {
+    shard: ShardId,
+    heartbeat: Arc<Heartbeat>,
+    beats: u64,
+    steps: u64,
+    /// Since when `steps` is what it is.
+    steps_since: Instant,
+    standstill: Standstill,
+}
+
+impl WatchedCore {
+    fn look(&mut self, now: Instant, slept: bool, config: &WatchdogConfig) -> Option<Stall> {
+        let beats = self.heartbeat.seen();
+        let steps = self.heartbeat.steps();
+        if steps != self.steps {
+            (self.steps, self.steps_since) = (steps, now);
+        }
+        if beats != self.beats || slept || self.heartbeat.has_ended() {
+            self.beats = beats;
+            if let Some(lasted) = self.standstill.ends(now) {
+                tracing::warn!(
+                    shard = self.shard.0,
+                    stalled_ms = lasted.as_millis() as u64,
+                    "core came back"
+                );
+            }
+            return None;
+        }
+        let lasted = now - self.standstill.since;
+        let hopeless = self
+            .standstill
+            .goes_on(lasted, config.report_after, config.exit_after)?;
+        let event = self.heartbeat.event_name();
+        // A turn may go through many rooms: one that merely came last is not to blame.
+        let in_room = !steps.is_multiple_of(2) && now - self.steps_since >= lasted / 2;
+        Some(Stall {
+            shard: self.shard,
+            what: Stalled::Core(event),
+            lasted,
+            room: in_room.then(|| self.heartbeat.room_name()),
+            hopeless,
+        })
+    }
+}
+
+struct WatchedWorker {
+    mark: Arc<WorkerMark>,
+    steps: u64,
+    standstill: Standstill,
+}
+
+impl WatchedWorker {
+    fn look(&mut self, now: Instant, slept: bool, config: &WatchdogConfig) -> Option<Stall> {
+        let steps = self.mark.steps();
+        // Outside of a document it waits for work, or for the disk.
+        if steps != self.steps || steps.is_multiple_of(2) || slept {
+            self.steps = steps;
+            if let Some(lasted) = self.standstill.ends(now) {
+                tracing::warn!(
+                    took_ms = lasted.as_millis() as u64,
+                    "large work on a document came back"
+                );
+            }
+            return None;
+        }
+        let lasted = now - self.standstill.since;
+        // It is told before it is given up, whatever the limit.
+        let report = config.job_report_after.min(config.job_exit_after / 2);
+        let hopeless = (self.standstill).goes_on(lasted, report, config.job_exit_after)?;
+        Some(Stall {
+            shard: self.mark.shard(),
+            what: Stalled::Worker,
+            lasted,
+            room: Some(self.mark.room_name()),
+            hopeless,
+        })
+    }
+}
+
 fn watch(
     cores: Vec<(ShardId, Arc<Heartbeat>)>,
+    workers: Vec<Arc<WorkerMark>>,
     config: WatchdogConfig,
     stopped: Receiver<()>,
     mut on_stall: impl FnMut(Stall),
 ) {
     let start = Instant::now();
-    let mut cores: Vec<Watched> = cores
+    let mut cores: Vec<_> = cores
         .into_iter()
-        .map(|(shard, heartbeat)| Watched {
+        .map(|(shard, heartbeat)| WatchedCore {
             shard,
             beats: heartbeat.seen(),
-            steps: heartbeat.steps.load(Ordering::Relaxed),
+            steps: heartbeat.steps(),
             heartbeat,
-            since: start,
             steps_since: start,
-            reported: false,
-            given_up: false,
+            standstill: Standstill::from(start),
+        })
+        .collect();
+    let mut workers: Vec<_> = workers
+        .into_iter()
+        .map(|mark| WatchedWorker {
+            steps: mark.steps(),
+            mark,
+            standstill: Standstill::from(start),
         })
         .collect();
     let mut last = start;
     while stopped.recv_timeout(config.every) == Err(RecvTimeoutError::Timeout) {
         let now = Instant::now();
-        // Where the whole machine slept (a suspended laptop, a paused guest) no core is to blame.
+        // Where the whole machine slept (a suspended laptop, a paused guest) no thread is to blame.
         let slept = now - last > config.report_after;
         last = now;
-        for core in &mut cores {
-            let beats = core.heartbeat.seen();
-            let steps = core.heartbeat.steps.load(Ordering::Relaxed);
-            if steps != core.steps {
-                (core.steps, core.steps_since) = (steps, now);
-            }
-            if beats != core.beats || slept {
-                if core.reported {
-                    tracing::warn!(
-                        shard = core.shard.0,
-                        stalled_ms = (now - core.since).as_millis() as u64,
-                        "core came back"
-                    );
-                }
-                (core.beats, core.since, core.reported) = (beats, now, false);
-                continue;
-            }
-            let lasted = now - core.since;
-            let hopeless = lasted >= config.exit_after && !core.given_up;
-            if hopeless || (lasted >= config.report_after && !core.reported) {
-                core.reported = true;
-                core.given_up |= hopeless;
-                let event = EVENT_NAMES[usize::from(core.heartbeat.event.load(Ordering::Relaxed))];
-                // A turn may go through many rooms: one that merely came last is not to blame.
-                let in_room = !steps.is_multiple_of(2) && now - core.steps_since >= lasted / 2;
-                let room = in_room.then(|| core.heartbeat.room_name());
-                on_stall(Stall {
-                    shard: core.shard,
-                    lasted,
-                    event,
-                    room,
-                    hopeless,
-                });
-            }
-        }
+        let of_cores = cores.iter_mut().filter_map(|c| c.look(now, slept, &config));
+        of_cores.for_each(&mut on_stall);
+        let of_workers = workers
+            .iter_mut()
+            .filter_map(|w| w.look(now, slept, &config));
+        of_workers.for_each(&mut on_stall);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::Event;
+    use collabblocks_storage_engine::{RoomId, Watch};
     use std::sync::mpsc;
 
     fn quick() -> WatchdogConfig {
@@ -313,6 +260,8 @@ mod tests {
             every: Duration::from_millis(10),
             report_after: Duration::from_millis(100),
             exit_after: Duration::from_millis(300),
+            job_report_after: Duration::from_secs(3600),
+            job_exit_after: Duration::from_millis(400),
         }
     }
 
@@ -327,8 +276,10 @@ mod tests {
         let alive = Arc::new(Heartbeat::default());
         let (sender, stalls) = mpsc::channel();
         let cores = vec![(ShardId(0), alive.clone()), (ShardId(1), dead)];
-        let watchdog =
-            Watchdog::start(cores, quick(), move |stall| sender.send(stall).unwrap()).unwrap();
+        let watchdog = Watchdog::start(cores, vec![], quick(), move |stall| {
+            sender.send(stall).unwrap()
+        })
+        .unwrap();
         let mut seen: Vec<Stall> = Vec::new();
         let end = Instant::now() + Duration::from_secs(10);
         while !seen
@@ -357,7 +308,7 @@ mod tests {
         assert_eq!(seen.len(), 2, "once noticed, once given up");
         assert!(!seen[0].hopeless && seen[0].lasted >= Duration::from_millis(100));
         for stall in seen {
-            assert_eq!(stall.event, "timer");
+            assert_eq!(stall.what, Stalled::Core("timer"));
             let room = stall.room.expect("it is in a room");
             assert_eq!((room.name.as_str(), room.whole), ("größe/7", true));
         }
@@ -379,19 +330,5 @@ mod tests {
             goes.enters_room(ROOM, "one of many");
         });
         assert!(seen.iter().all(|s| s.room.is_none()), "{seen:?}");
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_is_cut() {
-        let heartbeat = Heartbeat::default();
-        heartbeat.enters_room(ROOM, &"x".repeat(NAME_BYTES_MAX));
-        assert!(heartbeat.room_name().whole);
-        let room = RoomId {
-            generation: 1,
-            ..ROOM
-        };
-        heartbeat.enters_room(room, &"y".repeat(NAME_BYTES_MAX + 1));
-        let name = heartbeat.room_name();
-        assert!(!name.whole && name.name == "y".repeat(NAME_BYTES_MAX));
     }
 }

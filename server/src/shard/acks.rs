@@ -19,9 +19,9 @@ pub enum To {
     Stream(ConnId, Rc<Answer>),
     /// All sessions of a room but the one that wrote it.
     Room(RoomId, ConnId),
-    /// The same, of a large update, whose bytes are there.
-    Update(RoomId, ConnId, Rc<Answer>),
-    /// Who wrote a large update: the same bytes.
+    /// The same, of a large update. Without its messages only a diff helps.
+    Large(RoomId, ConnId, Option<Rc<Answer>>),
+    /// One connection: what it wrote, which is large.
     Echo(ConnId, Rc<Answer>),
     /// All sessions of a room on another core, in the place of what they missed.
     Core {
@@ -48,8 +48,6 @@ struct Held {
 pub struct Acks {
     queue: VecDeque<Held>,
     bytes: VecDeque<u8>,
-    /// Bytes of large updates that wait. Each has an echo.
-    shared: usize,
 }
 
 impl Acks {
@@ -57,9 +55,6 @@ impl Acks {
     pub fn hold(&mut self, at: Lsn, to: To, frame: &[u8]) {
         let at = self.queue.back().map_or(at, |last| last.at.max(at));
         self.bytes.extend(frame);
-        if let To::Echo(_, update) = &to {
-            self.shared += update.size();
-        }
         self.queue.push_back(Held {
             at,
             bytes: frame.len(),
@@ -73,9 +68,6 @@ impl Acks {
             return None;
         }
         let held = self.queue.pop_front()?;
-        if let To::Echo(_, update) = &held.to {
-            self.shared -= update.size();
-        }
         Some((
             held.to,
             Released {
@@ -88,13 +80,13 @@ impl Acks {
     /// Frames held for a room.
     pub fn held_for(&self, room: RoomId) -> usize {
         let of =
-            |held: &&Held| matches!(held.to, To::Room(id, _) | To::Update(id, ..) if id == room);
+            |held: &&Held| matches!(held.to, To::Room(id, _) | To::Large(id, ..) if id == room);
         self.queue.iter().filter(of).count()
     }
 
     /// Bytes held, with those of the notes of whom they are for.
     pub fn held_bytes(&self) -> usize {
-        self.bytes.len() + self.shared + self.queue.len() * size_of::<Held>()
+        self.bytes.len() + self.queue.len() * size_of::<Held>()
     }
 
     /// Whether nothing is held.

@@ -1,10 +1,9 @@
 //! Rooms whose document a job has, for work that would keep the core from all other rooms: a large
 //! update, or a large answer. What needs the document waits until it is back; presence does not.
 
-use super::hot::Missed;
-use super::types::{ConnId, Instant, ShardId};
+use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
-use collabblocks_storage_engine::{LargeUpdate, Outcome, Refusal, RoomId};
+use collabblocks_storage_engine::{Applied, LargeUpdate, Outcome, Refusal, RoomId};
 
 /// What a room's document is away for, and what waits for it.
 #[derive(Debug, Default)]
@@ -16,21 +15,15 @@ pub struct Apart {
     bytes: usize,
     /// Sessions that wait for an answer.
     asking: Vec<ConnId>,
-    /// Cores that wait for what they missed.
-    cores: Vec<ShardId>,
 }
 
 /// An answer that is being made.
 #[derive(Debug)]
-enum Making {
-    Answer {
-        to: ConnId,
-        /// The state vector that it is for, as it was asked for and as the room knows it.
-        vector: Box<[u8]>,
-        clamped: Box<[u8]>,
-    },
-    /// What a core missed.
-    Missed(Missed),
+struct Making {
+    to: ConnId,
+    /// The state vector that it is for, as it was asked for and as the room knows it.
+    vector: Box<[u8]>,
+    clamped: Box<[u8]>,
 }
 
 /// An update that waits.
@@ -58,6 +51,7 @@ impl Shard {
         update: LargeUpdate,
         reply: bool,
     ) {
+        self.mark_before_large(room_id);
         match self.engine.apply_apart(room_id, update, reply) {
             Ok(()) => self.apart(room_id).applying = Some((id, reply)),
             Err((Refusal::Unavailable(_), update)) if self.engine.is_apart(room_id) => {
@@ -112,7 +106,7 @@ impl Shard {
         let part_bytes = self.config.limits.slice_bytes;
         match self.engine.diff_apart(room_id, clamped, part_bytes) {
             Ok(()) => {
-                self.apart(room_id).making = Some(Making::Answer {
+                self.apart(room_id).making = Some(Making {
                     to: id,
                     vector: vector.clone(),
                     clamped: clamped.into(),
@@ -133,23 +127,6 @@ impl Shard {
         self.fall_behind(id);
     }
 
-    /// A job encodes what a core missed of a large document.
-    pub(super) fn catch_up_apart(
-        &mut self,
-        room_id: RoomId,
-        vector: &[u8],
-        missed: Missed,
-    ) -> Result<(), Refusal> {
-        self.engine.diff_apart(room_id, vector, usize::MAX)?;
-        self.apart(room_id).making = Some(Making::Missed(missed));
-        Ok(())
-    }
-
-    /// What a core missed waits for the document.
-    pub(super) fn catch_up_when_back(&mut self, room_id: RoomId, shard: ShardId) {
-        self.apart(room_id).cores.push(shard);
-    }
-
     /// A large update was applied, or refused.
     pub(super) fn on_applied(
         &mut self,
@@ -165,8 +142,13 @@ impl Shard {
             // What somebody wrote who has left waits for the disk, as what was an answer does.
             let reply = reply || self.session(id).is_none();
             match outcome {
-                Ok(outcome) if update.len() >= self.engine.large_bytes_min() => {
-                    self.on_large_applied(now, id, room_id, update, reply, outcome);
+                Ok(Outcome {
+                    applied: applied @ (Applied::New | Applied::Known),
+                    durable_at,
+                    ..
+                }) if self.goes_uncopied(update.len()) => {
+                    let relays = applied == Applied::New;
+                    self.on_uncopied(id, room_id, update, relays, durable_at);
                 }
                 outcome => self.on_outcome(now, id, room_id, &update, reply, outcome),
             }
@@ -178,21 +160,14 @@ impl Shard {
         &mut self,
         now: Instant,
         room_id: RoomId,
-        diff: Result<Vec<LargeUpdate>, Refusal>,
+        diff: Result<Vec<Vec<u8>>, Refusal>,
     ) {
         let room = self.room_if_kept(room_id);
         let apart = room.and_then(|room| room.apart.as_mut());
         let Some(making) = apart.and_then(|apart| apart.making.take()) else {
             return;
         };
-        let (id, vector, clamped) = match making {
-            Making::Answer {
-                to,
-                vector,
-                clamped,
-            } => (to, vector, clamped),
-            Making::Missed(missed) => return self.on_missed(now, room_id, missed, diff),
-        };
+        let id = making.to;
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -201,12 +176,12 @@ impl Shard {
             return;
         };
         // One that cannot take it now, or has asked anew, is answered later.
-        if blocked || !session.is_free() || session.wants.state.as_ref() != Some(&vector) {
+        if blocked || !session.is_free() || session.wants.state.as_ref() != Some(&making.vector) {
             return;
         }
         session.wants.state = None;
         match diff {
-            Ok(parts) => self.give(id, room_id, parts, &clamped),
+            Ok(parts) => self.give(id, room_id, parts, &making.clamped),
             Err(refusal) => self.on_refusal(now, id, &refusal),
         }
     }
@@ -220,9 +195,6 @@ impl Shard {
             return;
         };
         self.apart_bytes -= apart.bytes;
-        for shard in apart.cores {
-            self.post.lane(shard).rooms.push(room_id);
-        }
         for Waiting {
             from,
             update,

@@ -9,6 +9,11 @@ use crate::dialect::y_websocket;
 use crate::edge::http::Upgrade;
 
 const READ_ONLY: &str = "the access is read-only; what was written here stays on this device";
+const FOREIGN: &str = "pages of this origin may not connect; list it in allowed_origins";
+/// Of pages that may not connect one is logged in that time: each visitor of one tries again and again.
+const ORIGIN_LOG_NS: u64 = 10_000_000_000;
+/// Bytes of an origin that are logged.
+const ORIGIN_LOG_BYTES_MAX: usize = 200;
 const EXPIRED: &str = "the access has expired; get a new token and connect again";
 
 impl Shard {
@@ -26,8 +31,11 @@ impl Shard {
         };
         let peer = connection.peer;
         let loopback = peer.ip().to_canonical().is_loopback();
-        if let Err((status, why)) = admit(&self.config.admission, &upgrade, loopback) {
-            return self.refuse(id, status, why);
+        if let Err(why) = admit(&self.config.admission, &upgrade, loopback) {
+            if why == FOREIGN {
+                self.log_origin(now, &upgrade);
+            }
+            return self.refuse(id, 403, why);
         }
         if upgrade.reserved {
             return self.refuse(
@@ -100,6 +108,22 @@ impl Shard {
         self.let_in(now, id, bytes, &asked.upgrade, claims, effects);
     }
 
+    /// An operator who forgot `allowed_origins` reads here what to add to it.
+    fn log_origin(&mut self, now: Instant, upgrade: &Upgrade) {
+        let recent = |then: Instant| now.0.saturating_sub(then.0) < ORIGIN_LOG_NS;
+        if self.origin_logged.is_some_and(recent) {
+            return;
+        }
+        self.origin_logged = Some(now);
+        let origin = upgrade.origin.as_deref().unwrap_or_default();
+        let origin = &origin[..origin.floor_char_boundary(ORIGIN_LOG_BYTES_MAX)];
+        tracing::warn!(
+            shard = self.config.id.0,
+            origin,
+            "a page may not connect: its origin is not in allowed_origins"
+        );
+    }
+
     fn deny(&mut self, id: ConnId, status: u16, why: &str) {
         self.count_refused("denied");
         self.answer_and_close(id, status, why);
@@ -123,26 +147,18 @@ impl Shard {
 
 /// The default's answer: all of this machine, or all who reach the port; of pages, those of origins
 /// that may.
-fn admit(
-    admission: &Admission,
-    upgrade: &Upgrade,
-    loopback: bool,
-) -> Result<(), (u16, &'static str)> {
+fn admit(admission: &Admission, upgrade: &Upgrade, loopback: bool) -> Result<(), &'static str> {
     let (origins, local) = match admission {
         Admission::Loopback(origins) => (origins, true),
         Admission::Open(origins) => (origins, false),
     };
     if local && !loopback {
-        return Err((
-            403,
+        return Err(
             "this server serves its own machine only; set access = \"open\" to change that",
-        ));
+        );
     }
     if !upgrade.origin_allowed(origins, local) {
-        return Err((
-            403,
-            "pages of this origin may not connect; list it in allowed_origins",
-        ));
+        return Err(FOREIGN);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::effect::{Effect, Effects};
 use super::identity::Claims;
 use super::mail::{Item, Letter};
 use super::presence;
-use super::room::Room;
+use super::room::{Large, Room};
 use super::stream::Stream;
 use super::types::{ConnId, Instant, ShardId};
 use crate::dialect::lib0::write_uint;
@@ -438,11 +438,7 @@ impl Shard {
                 self.on_live(now, from, *conn, (*guest, *heard), effects);
             }
             Item::Frames { conn, bytes: range } => {
-                if let Some(connection) = self.touch(*conn)
-                    && matches!(connection.stage, Stage::Session(_))
-                {
-                    connection.out.extend_from_slice(&bytes[range.clone()]);
-                }
+                self.tell_in_order(*conn, |out| out.extend_from_slice(&bytes[range.clone()]));
             }
             Item::Answered { conn, at } => {
                 if self.answered(*conn, *at).is_some() {
@@ -455,6 +451,10 @@ impl Shard {
                     self.streams += 1;
                     self.go_on_streaming(*conn);
                 }
+            }
+            Item::Echo { conn, messages } => {
+                let answer = self.answers.count(messages.clone());
+                self.echo(*conn, answer);
             }
             Item::Close {
                 conn,
@@ -480,6 +480,7 @@ impl Shard {
                 from,
                 bytes: range,
                 frames,
+                large,
                 size,
             } => {
                 let Some(away) = self.away.get(*room) else {
@@ -497,6 +498,13 @@ impl Shard {
                 for frame in frames {
                     turn.frame_ends(frame.author, start + frame.end);
                 }
+                let max = self.config.limits.answer_bytes_max;
+                for (end, messages) in large {
+                    let has_room = self.answers.has_room(max);
+                    let messages = messages.clone().filter(|_| has_room);
+                    let answer = messages.map(|messages| self.answers.far_update(messages));
+                    turn.large.push(Large::new(answer.as_ref(), start + end));
+                }
                 self.touch_room(*room);
                 for author in frames.iter().filter_map(|frame| frame.author) {
                     if let Some(session) = self.session(author) {
@@ -513,8 +521,13 @@ impl Shard {
                     away.offset = *at;
                     away.jumped = true;
                     let turn = &mut away.room.turn;
-                    turn.bytes.extend_from_slice(&bytes[range.clone()]);
-                    turn.frame_done(None);
+                    match range {
+                        Some(range) => {
+                            turn.bytes.extend_from_slice(&bytes[range.clone()]);
+                            turn.frame_done(None);
+                        }
+                        None => turn.push_large(None, None),
+                    }
                     self.touch_room(*room);
                 }
             }

@@ -99,6 +99,13 @@ pub struct SessionLimits {
     pub answer_bytes_max: usize,
 }
 
+impl SessionLimits {
+    /// Bytes of an update from which it goes out in slices, as a large answer does.
+    pub fn large_bytes(&self) -> usize {
+        self.slice_bytes / 4
+    }
+}
+
 impl Default for SessionLimits {
     fn default() -> Self {
         Self {

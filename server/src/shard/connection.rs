@@ -1,13 +1,13 @@
 //! A connection on a shard: from the first byte of its request head to its last frame.
 
+use super::echoes::Echoes;
 use super::identity::{Access, Asked, Claims};
 use super::pace::Late;
-use super::stream::{Answer, Stream};
+use super::stream::Stream;
 use super::types::{ConnId, Instant};
 use crate::edge::websocket::Decoder;
 use collabblocks_storage_engine::RoomId;
 use core::net::SocketAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// How far a connection has come.
@@ -90,10 +90,10 @@ pub struct Session {
     pub listed: bool,
     /// An answer to a sync request waits for the log.
     pub answering: bool,
+    /// What it wrote and is to be told again, from a large update on.
+    pub echoes: Option<Box<Echoes>>,
     /// A large answer on its way: one at a time.
     pub stream: Option<Stream>,
-    /// Echoes of large updates that are not out yet, in order.
-    pub echoes: Vec<Echo>,
     /// On the shard's list of connections with slices to go.
     pub streaming: bool,
     /// Its stand-in at the room's home, if that is another core and the session is live.
@@ -106,15 +106,6 @@ pub struct Session {
     pub unread: bool,
     /// On the shard's list of sessions whose answer waits for its turn.
     pub waiting: bool,
-}
-
-/// The echo of a large update.
-#[derive(Debug)]
-pub struct Echo {
-    /// Its bytes, unless it is on its way.
-    pub update: Option<Rc<Answer>>,
-    /// Echoes of what the session wrote after it.
-    pub after: Vec<u8>,
 }
 
 /// What a session is to be told. However often it asks within a turn, it is told once.
@@ -177,9 +168,13 @@ impl Behind {
         self.part_bytes = (self.part_bytes * 2).min(part_bytes_max.max(PART_BYTES_MIN));
     }
 
-    /// It is being given all up to here, the last of it at a pace of its own.
-    pub fn gets_large(&mut self, up_to: u64) {
+    /// It is getting a large update, and then has all up to here. This state vector, if it is known, is
+    /// of that or before.
+    pub fn gets_large(&mut self, up_to: u64, state_vector: &[u8]) {
         self.from = up_to;
+        if state_vector != [0] {
+            self.state_vector = state_vector.into();
+        }
         self.looked_at = None;
     }
 
@@ -248,11 +243,8 @@ impl Connection {
     pub fn waiting_bytes(&self) -> usize {
         let of_session = match &self.stage {
             Stage::Session(session) => {
-                let echo = |echo: &Echo| {
-                    echo.after.len() + echo.update.as_ref().map_or(0, |update| update.size())
-                };
-                session.stream.as_ref().map_or(0, |s| s.control.len())
-                    + session.echoes.iter().map(echo).sum::<usize>()
+                let control = session.stream.as_ref().map_or(0, |s| s.control.len());
+                control + session.echoes.as_ref().map_or(0, |echoes| echoes.size())
             }
             _ => 0,
         };
@@ -288,8 +280,8 @@ impl Session {
             wants: Wants::default(),
             listed: false,
             answering: false,
+            echoes: None,
             stream: None,
-            echoes: Vec::new(),
             streaming: false,
             guest: None,
             late: Vec::new(),

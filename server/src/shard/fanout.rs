@@ -6,8 +6,9 @@ use super::effect::{Effect, Effects};
 use super::event::ControlReply;
 use super::guests::is_guest;
 use super::hot::tell_cores;
+use super::marks::Marks;
 use super::room::Turn;
-use super::tell::{Apart, Delivery, Teller};
+use super::tell::{Apart, Delivery, Teller, Whole, goes_in_parts};
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
@@ -109,24 +110,31 @@ impl Shard {
         let Some(room) = room.filter(|r| r.id == room_id) else {
             return;
         };
-        if room.turn.has_large() {
-            return self.tell_large(room_id);
-        }
         if room.spreads(&self.config.limits.pace) {
             return self.flush_spread(now, room_id, effects);
         }
         let told = room.presence.told();
-        let start = effects.frames.len();
-        effects.frames.extend_from_slice(&room.turn.bytes);
-        let documents = effects.frames.len();
         self.scratch.clear();
         if room.presence.has_changes() {
             room.presence.take_changes(&mut self.scratch);
-            y_websocket::presence(&self.scratch, &mut effects.frames);
         }
-        let all = start..effects.frames.len();
+        let (sessions, slice_bytes) = (room.sessions.len(), self.config.limits.slice_bytes);
+        let bytes = room.turn.bytes.len() + self.scratch.len();
+        let delivery = if room.turn.large.is_empty() && !goes_in_parts(bytes, sessions, slice_bytes)
+        {
+            let start = effects.frames.len();
+            effects.frames.extend_from_slice(&room.turn.bytes);
+            let documents = effects.frames.len();
+            if !self.scratch.is_empty() {
+                y_websocket::presence(&self.scratch, &mut effects.frames);
+            }
+            let all = start..effects.frames.len();
+            Delivery::Whole(Whole { all, documents })
+        } else {
+            Delivery::InParts
+        };
         tell_cores(room, &self.scratch, &self.guests, &mut self.post);
-        if !all.is_empty() {
+        if bytes > 0 {
             let mut teller = Teller {
                 now,
                 connections: &mut self.connections,
@@ -135,13 +143,14 @@ impl Shard {
                 stats: &mut self.stats,
             };
             let (turn, offset) = (&room.turn, room.stream_offset);
-            let apart = Wrote { turn, offset, told };
-            room.behind += teller.tell(
-                &room.sessions,
-                &Delivery { all, documents },
-                &apart,
-                effects,
-            );
+            let marks = &room.marks;
+            let apart = Wrote {
+                turn,
+                marks,
+                offset,
+                told,
+            };
+            room.behind += teller.tell(&room.sessions, &delivery, &apart, effects);
         }
         room.end_turn(self.config.limits.queue_soft_bytes);
         if is_away(room_id) {
@@ -254,6 +263,7 @@ impl Shard {
 /// Sessions that wrote in a turn hear all of it but their own.
 struct Wrote<'a> {
     turn: &'a Turn,
+    marks: &'a Marks,
     /// The room's stream offset, and the version of the presence told, before it.
     offset: u64,
     told: u64,
@@ -270,9 +280,10 @@ impl Apart for Wrote<'_> {
         }
     }
 
-    fn behind(&self, _session: &Session) -> Behind {
-        // Nothing says what it had before this turn, should the frames not be kept.
-        Behind::new(self.offset, [0].into(), self.told)
+    fn behind(&self, session: &Session) -> Behind {
+        // Should the frames not be kept.
+        let from = self.offset.max(session.heard);
+        Behind::new(from, self.marks.before(from).into(), self.told)
     }
 }
 

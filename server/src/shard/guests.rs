@@ -2,6 +2,7 @@
 //! a guest is a session like any other, but that what it is told goes out by mail.
 
 use super::connection::{Connection, Stage};
+use super::echoes::Echoes;
 use super::stream::Messages;
 use super::types::{ConnId, ShardId};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Guest {
     pub answered: bool,
     /// The answer, if it is large.
     pub stream: Option<Arc<Messages>>,
+    /// What it wrote and is to be told again, from a large update on.
+    pub echoes: Echoes,
 }
 
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 
 use super::acks::To;
 use super::connection::Connection;
+use super::echoes::{Echo, Echoes};
 use super::fanout::RESTARTS;
 use super::guests::{Guest, Guests, is_guest};
 use super::identity::Claims;
@@ -12,7 +13,7 @@ use super::stream::Answer;
 use super::types::{ConnId, Instant, ShardId};
 use super::{Drain, Shard};
 use crate::dialect::y_websocket;
-use collabblocks_storage_engine::{LargeUpdate, Refusal, RoomId};
+use collabblocks_storage_engine::RoomId;
 use core::net::{Ipv4Addr, SocketAddr};
 
 /// A guest's peer is the business of the core with its socket.
@@ -47,15 +48,6 @@ struct Core {
     behind: bool,
     /// A diff for it waits for the log.
     answering: bool,
-}
-
-/// Which core missed something of a room, and up to where a diff tells it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Missed {
-    shard: ShardId,
-    their_room: RoomId,
-    /// The room's stream offset.
-    at: u64,
 }
 
 impl Hot {
@@ -94,6 +86,7 @@ impl Shard {
             answer_at: 0,
             answered: false,
             stream: None,
+            echoes: Echoes::default(),
         });
         let (room_id, status) = self.enter(now, id, name, claims.clone());
         let room = self.room(room_id);
@@ -233,6 +226,19 @@ impl Shard {
         }
     }
 
+    /// Remembers what the document holds before a large update: those who do not get that as it is get
+    /// a diff from here.
+    pub(super) fn mark_before_large(&mut self, room_id: RoomId) {
+        let room = self.rooms[room_id.slot as usize].as_mut();
+        let room = room.expect("a session's room is kept while it is attached");
+        let offset = room.stream_offset + room.turn.bytes.len() as u64;
+        if room.held == 0 && room.marks.wants(offset, 1) && !self.engine.is_apart(room_id) {
+            self.scratch.clear();
+            self.engine.state_vector(room_id, &mut self.scratch);
+            room.marks.add(offset, &self.scratch);
+        }
+    }
+
     /// What a guest said.
     pub(super) fn on_guest(&mut self, now: Instant, bytes: &[u8], item: &Item) {
         match item {
@@ -362,6 +368,19 @@ impl Shard {
             connection.out = Vec::new();
             lane.letter.items.push(Item::Frames { conn, bytes });
         }
+        while let Some(echo) = guest.echoes.pop() {
+            let item = match echo {
+                Echo::Frames(frames) => Item::Frames {
+                    conn,
+                    bytes: lane.letter.put(&frames),
+                },
+                Echo::Large(answer) => Item::Echo {
+                    conn,
+                    messages: answer.messages(),
+                },
+            };
+            lane.letter.items.push(item);
+        }
         let at = guest.answer_at;
         if std::mem::take(&mut guest.answered) {
             lane.letter.items.push(Item::Answered { conn, at });
@@ -417,6 +436,7 @@ impl Shard {
                 from: told,
                 bytes,
                 frames,
+                large: Vec::new(),
                 size,
             });
         }
@@ -436,47 +456,22 @@ impl Shard {
         self.tally(room_id);
     }
 
-    /// A core has missed more than is kept: one diff for all of its sessions, once it is durable.
+    /// A core has missed more than is kept: one diff for all of its sessions, once it is durable. If it
+    /// may be large, they ask for it.
     fn diff_for_core(&mut self, now: Instant, room_id: RoomId, shard: ShardId) {
-        if self.engine.is_apart(room_id) {
-            return self.catch_up_when_back(room_id, shard);
-        }
+        let in_parts = self.engine.is_apart(room_id) || self.engine.encodes_apart(room_id);
         let room = self.room(room_id);
         let at = room.stream_offset;
         let hot = room.hot.as_mut().expect("a core of its is behind");
         let core = hot.core(shard).expect("it is behind");
         core.answering = true;
         let (told, their_room) = (core.told, core.room);
-        let vector: Box<[u8]> = room.marks.before(told).into();
-        let missed = Missed {
-            shard,
-            their_room,
-            at,
-        };
-        if !self.engine.encodes_apart(room_id) {
-            let diff = self.engine.diff(room_id, &vector);
-            let parts = diff.map(|diff| vec![diff.into()]);
-            self.on_missed(now, room_id, missed, parts);
-        } else if let Err(refusal) = self.catch_up_apart(room_id, &vector, missed) {
-            self.on_missed(now, room_id, missed, Err(refusal));
+        if in_parts {
+            return self.core_answered(room_id, shard, their_room, at, NO_FRAME);
         }
-    }
-
-    /// What a core missed was encoded: it gets it once it is durable.
-    pub(super) fn on_missed(
-        &mut self,
-        now: Instant,
-        room_id: RoomId,
-        missed: Missed,
-        diff: Result<Vec<LargeUpdate>, Refusal>,
-    ) {
-        let Missed {
-            shard,
-            their_room,
-            at,
-        } = missed;
-        let parts = match diff {
-            Ok(parts) => parts,
+        let vector: Box<[u8]> = room.marks.before(told).into();
+        let diff = match self.engine.diff(room_id, &vector) {
+            Ok(diff) => diff,
             Err(refusal) => {
                 // The room cannot be read: its sessions there may try again later.
                 let guests = self.room(room_id).guests().to_vec();
@@ -488,10 +483,8 @@ impl Shard {
                 return;
             }
         };
-        let mut frame = Vec::with_capacity(parts.iter().map(|part| part.len() + 16).sum());
-        for part in &parts {
-            y_websocket::update(part, &mut frame);
-        }
+        let mut frame = Vec::with_capacity(diff.len() + 16);
+        y_websocket::update(&diff, &mut frame);
         let to = To::Core {
             room: room_id,
             shard,
@@ -503,14 +496,14 @@ impl Shard {
         self.release(self.engine.durable_lsn());
     }
 
-    /// The diff for a core is durable.
+    /// The diff for a core is durable, or its sessions are to ask.
     pub(super) fn core_answered(
         &mut self,
         room_id: RoomId,
         shard: ShardId,
         their_room: RoomId,
         at: u64,
-        frame: impl FnOnce(&mut Vec<u8>),
+        frame: Option<impl FnOnce(&mut Vec<u8>)>,
     ) {
         let room = self.rooms[room_id.slot as usize]
             .as_mut()
@@ -525,12 +518,15 @@ impl Shard {
         core.answering = false;
         core.told = at;
         let lane = self.post.lane(shard);
-        let start = lane.letter.bytes.len();
-        frame(&mut lane.letter.bytes);
+        let bytes = frame.map(|frame| {
+            let start = lane.letter.bytes.len();
+            frame(&mut lane.letter.bytes);
+            start..lane.letter.bytes.len()
+        });
         lane.letter.items.push(Item::Diff {
             room: their_room,
             at,
-            bytes: start..lane.letter.bytes.len(),
+            bytes,
         });
         lane.rooms.push(room_id);
     }
@@ -543,23 +539,7 @@ impl Shard {
     }
 }
 
-/// The cores with guests miss what a turn holds: each gets a diff.
-pub(super) fn cores_fall_behind(room: &mut Room, post: &mut Post) {
-    let Some(hot) = room.hot.as_deref_mut() else {
-        return;
-    };
-    let mut behind = 0;
-    for core in hot.cores.iter_mut() {
-        if !core.fresh && !core.behind {
-            core.behind = true;
-            behind += 1;
-            post.lane(core.shard).rooms.push(room.id);
-        }
-    }
-    if behind > 0 {
-        room.fell_behind(behind);
-    }
-}
+const NO_FRAME: Option<fn(&mut Vec<u8>)> = None;
 
 /// The end of a room's turn: each core with guests gets its frames, and what changed of its presence.
 pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post: &mut Post) {
@@ -583,12 +563,17 @@ pub(super) fn tell_cores(room: &mut Room, presence: &[u8], guests: &Guests, post
                 author: guests.on_core(frame.author, core.shard),
                 end: frame.end,
             });
+            let large = room.turn.large.iter().map(|large| {
+                let messages = large.answer.upgrade().map(|answer| answer.messages());
+                (large.end, messages)
+            });
             let bytes = lane.letter.put(&room.turn.bytes);
             lane.letter.items.push(Item::Turn {
                 room: core.room,
                 from: room.stream_offset,
                 bytes,
                 frames: frames.collect(),
+                large: large.collect(),
                 size,
             });
             core.told = room.stream_offset + room.turn.bytes.len() as u64;
@@ -623,11 +608,6 @@ impl Room {
         let list = self.list_of(id, true, group);
         list.push(id);
         (group, list.len() - 1, heard)
-    }
-
-    /// Whether there are cores with guests of it.
-    pub fn has_cores(&self) -> bool {
-        self.hot.as_ref().is_some_and(|hot| !hot.cores.is_empty())
     }
 
     /// Guests of it that are live.

@@ -76,6 +76,11 @@ pub(super) enum Item {
         messages: Arc<Messages>,
         at: u64,
     },
+    /// What it wrote is durable, and large.
+    Echo {
+        conn: ConnId,
+        messages: Arc<Messages>,
+    },
     /// The session is to be closed with a code and a reason, after these frames; without a word if it
     /// has none.
     Close {
@@ -89,14 +94,17 @@ pub(super) enum Item {
         from: u64,
         bytes: Range<usize>,
         frames: Vec<TurnFrame>,
+        /// Where large updates stand among them.
+        large: Vec<(usize, Option<Arc<Messages>>)>,
         /// Sessions of the room, on all cores.
         size: usize,
     },
-    /// In the place of frames that the core missed: one that holds all up to this stream offset.
+    /// In the place of frames that the core missed: one that holds all up to this stream offset. Where
+    /// that would be large, none, and each session asks for what it lacks.
     Diff {
         room: RoomId,
         at: u64,
-        bytes: Range<usize>,
+        bytes: Option<Range<usize>>,
     },
     /// The latest presence of the clients that changed.
     States {

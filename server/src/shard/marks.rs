@@ -1,4 +1,4 @@
-//! What a hot room's document held at stream offsets of the past, so that a core or a session that
+//! What a room's document held at stream offsets of the past, so that a core or a session that
 //! missed what came after one of them gets a diff from there.
 
 /// Marks kept: the nearer to now, the denser.

@@ -8,6 +8,7 @@ mod away;
 mod config;
 mod connect;
 mod connection;
+mod echoes;
 mod effect;
 mod event;
 mod fanout;
@@ -86,6 +87,8 @@ pub struct Shard {
     waiting: Vec<ConnId>,
     /// Questions under way who a client is.
     authenticating: usize,
+    /// When a page that may not connect was last logged.
+    origin_logged: Option<Instant>,
     /// Bytes of half-sent messages of all connections.
     half_read_bytes: usize,
     /// Bytes of messages that wait for their room to load.
@@ -143,6 +146,7 @@ impl Shard {
             wanting: Vec::new(),
             waiting: Vec::new(),
             authenticating: 0,
+            origin_logged: None,
             half_read_bytes: 0,
             loading_bytes: 0,
             apart_bytes: 0,

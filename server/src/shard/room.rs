@@ -11,7 +11,7 @@ use super::tally::Counts;
 use super::types::{ConnId, Instant};
 use collabblocks_storage_engine::RoomId;
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// One frame of a turn.
 #[derive(Clone, Debug)]
@@ -22,6 +22,29 @@ pub struct TurnFrame {
     pub end: usize,
 }
 
+/// An update that is too large to stand among the frames. In their bytes it takes one, which is never
+/// sent: those who come to it get its messages, at their sockets' pace.
+#[derive(Clone, Debug)]
+pub struct Large {
+    /// Where its byte ends.
+    pub end: usize,
+    /// What is sent in its place, as long as that lives; after it only a diff helps.
+    pub answer: Weak<Answer>,
+    /// Bytes that it takes while it does.
+    pub size: usize,
+}
+
+impl Large {
+    /// One that ends here; without an answer only a diff helps.
+    pub fn new(answer: Option<&Rc<Answer>>, end: usize) -> Self {
+        Self {
+            end,
+            answer: answer.map_or_else(Weak::new, Rc::downgrade),
+            size: answer.map_or(0, |answer| answer.size()),
+        }
+    }
+}
+
 /// The document frames of one turn, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Turn {
@@ -29,21 +52,36 @@ pub struct Turn {
     pub bytes: Vec<u8>,
     /// Where each ends, and whose it is.
     pub frames: Vec<TurnFrame>,
-    /// Large updates among them. Of each there is one byte in `bytes`, which has its place and is told
-    /// to nobody: whoever is to hear it gets it as what was missed.
-    large: Vec<Large>,
-}
-
-/// A large update among the frames.
-#[derive(Clone, Debug)]
-struct Large {
-    /// Where its frame ends.
-    end: usize,
-    /// `None`: there is no memory for one more, and a diff tells it.
-    update: Option<Rc<Answer>>,
+    /// Those of them that are large.
+    pub large: Vec<Large>,
 }
 
 impl Turn {
+    /// Appends an update that is large.
+    pub fn push_large(&mut self, author: Option<ConnId>, answer: Option<&Rc<Answer>>) {
+        self.bytes.push(0);
+        self.large.push(Large::new(answer, self.bytes.len()));
+        self.frame_done(author);
+    }
+
+    /// Its bytes, those of large updates included.
+    fn size(&self) -> usize {
+        self.bytes.len() + self.large.iter().map(|large| large.size).sum::<usize>()
+    }
+
+    fn append(&mut self, turn: &Self) {
+        let base = self.bytes.len();
+        self.bytes.extend_from_slice(&turn.bytes);
+        self.frames.extend(turn.frames.iter().map(|f| TurnFrame {
+            author: f.author,
+            end: base + f.end,
+        }));
+        self.large.extend(turn.large.iter().map(|l| Large {
+            end: base + l.end,
+            ..l.clone()
+        }));
+    }
+
     /// Closes the frame whose bytes were appended last.
     pub fn frame_done(&mut self, author: Option<ConnId>) {
         self.frame_ends(author, self.bytes.len());
@@ -63,29 +101,20 @@ impl Turn {
             .map(|(start, f)| start..f.end)
     }
 
-    /// Adds a large update.
-    pub fn add_large(&mut self, author: ConnId, update: Option<Rc<Answer>>) {
-        self.bytes.push(0);
-        self.frame_done(Some(author));
-        let end = self.bytes.len();
-        self.large.push(Large { end, update });
-    }
-
-    /// Whether there is a large update among the frames.
-    pub fn has_large(&self) -> bool {
-        !self.large.is_empty()
-    }
-
-    fn large_at(&self, end: usize) -> Option<&Rc<Answer>> {
-        let at = self.large.iter().find(|large| large.end == end)?;
-        at.update.as_ref()
-    }
-
     fn clear(&mut self) {
         self.bytes.clear();
         self.frames.clear();
         self.large.clear();
     }
+}
+
+/// What a session that is behind gets next: what was appended, and then a large update, if there is one.
+#[derive(Debug)]
+pub struct Part {
+    /// The stream offset up to which it has all then.
+    pub up_to: u64,
+    /// The update.
+    pub large: Option<Rc<Answer>>,
 }
 
 /// Document frames of a while: since some session of the room fell behind, one copy for all who did; or
@@ -98,42 +127,38 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Keeps a turn's frames, unless that makes more than so many bytes.
+    /// Keeps a turn's frames, unless that makes more than so many bytes. One large update does not count.
     pub fn append(&mut self, offset: u64, turn: &Turn, bytes_max: usize) {
         if self.kept.bytes.is_empty() {
             self.begins = offset;
         }
-        let base = self.kept.bytes.len();
-        let told_by_diff = turn.large.iter().any(|large| large.update.is_none());
-        if told_by_diff || base + turn.bytes.len() > bytes_max {
+        let large = self.kept.large.len() + turn.large.len();
+        let bytes = if large > 1 {
+            self.kept.size().saturating_add(turn.size())
+        } else {
+            self.kept.bytes.len() + turn.bytes.len()
+        };
+        if bytes > bytes_max {
             // From here on a diff is cheaper than the frames, whoever it is for.
             return self.lose();
         }
-        self.kept.bytes.extend_from_slice(&turn.bytes);
-        self.kept
-            .frames
-            .extend(turn.frames.iter().map(|f| TurnFrame {
-                author: f.author,
-                end: base + f.end,
-            }));
-        self.kept.large.extend(turn.large.iter().map(|l| Large {
-            end: base + l.end,
-            update: l.update.clone(),
-        }));
+        self.kept.append(turn);
     }
 
-    /// Bytes that are kept.
-    pub fn len(&self) -> usize {
-        self.kept.bytes.len()
+    /// Bytes that are kept, those of large updates included.
+    pub fn size(&self) -> usize {
+        self.kept.size()
     }
 
-    /// What is kept from a stream offset on.
-    pub fn tail(&self, from: u64) -> &[u8] {
+    /// What is kept from a stream offset on, and whether a large update is in it.
+    pub fn tail(&self, from: u64) -> (&[u8], bool) {
         if self.kept.bytes.is_empty() {
-            return &[];
+            return (&[], false);
         }
         let skip = from.checked_sub(self.begins);
-        &self.kept.bytes[skip.expect("what is not told to all is kept") as usize..]
+        let skip = skip.expect("what is not told to all is kept") as usize;
+        let large = self.kept.large.last().is_some_and(|l| l.end > skip);
+        (&self.kept.bytes[skip..], large)
     }
 
     /// Forgets what is before a stream offset, if that is worth the move.
@@ -172,7 +197,7 @@ impl Backlog {
             return false;
         }
         let skip = (from - self.begins) as usize;
-        if self.kept.large.iter().any(|large| large.end > skip) {
+        if self.kept.large.last().is_some_and(|l| l.end > skip) {
             return false;
         }
         out.extend_from_slice(&self.kept.bytes[skip..]);
@@ -189,7 +214,7 @@ impl Backlog {
         reader: ConnId,
         bytes_max: usize,
         out: &mut Vec<u8>,
-    ) -> Option<Replayed> {
+    ) -> Option<Part> {
         let mut at = from.checked_sub(self.begins)? as usize;
         if self.kept.bytes.is_empty() {
             return None;
@@ -206,36 +231,34 @@ impl Backlog {
             first += 1;
         }
         let begins = out.len();
+        let first_large = self.kept.large.partition_point(|l| l.end <= at);
+        let mut large = self.kept.large[first_large..].iter().peekable();
         for frame in &self.kept.frames[first..] {
             if out.len() - begins >= bytes_max {
                 break;
             }
-            let large = self.kept.large_at(frame.end);
-            if frame.author != Some(reader) {
-                if large.is_some() {
-                    return Some(Replayed {
-                        up_to: self.begins + frame.end as u64,
-                        large: large.cloned(),
-                    });
+            if let Some(large) = large.next_if(|l| l.end == frame.end)
+                && frame.author != Some(reader)
+            {
+                let answer = large.answer.upgrade();
+                if answer.is_none() {
+                    out.truncate(begins);
                 }
+                return answer.map(|answer| Part {
+                    up_to: self.begins + frame.end as u64,
+                    large: Some(answer),
+                });
+            }
+            if frame.author != Some(reader) {
                 out.extend_from_slice(&self.kept.bytes[at..frame.end]);
             }
             at = frame.end;
         }
-        Some(Replayed {
+        Some(Part {
             up_to: self.begins + at as u64,
             large: None,
         })
     }
-}
-
-/// How far what was missed was told.
-#[derive(Debug)]
-pub struct Replayed {
-    /// The stream offset up to which all is told.
-    pub up_to: u64,
-    /// The last of it is this large update, which is not among the frames.
-    pub large: Option<Rc<Answer>>,
 }
 
 /// Entries of [`Room::asks`].
@@ -274,7 +297,7 @@ pub struct Room {
     pub apart: Option<Box<Apart>>,
     /// While it is hot, or has sessions of other cores.
     pub hot: Option<Box<Hot>>,
-    /// What its document held, while it is large or has sessions of other cores.
+    /// What its document held, while it is large or has sessions of other cores, and before large updates.
     pub marks: Marks,
     /// While it is large.
     pub spread: Option<Box<Spread>>,
@@ -359,16 +382,16 @@ impl Room {
     }
 
     /// Appends what a session that was behind since `from` missed and is not its own, in whole frames
-    /// until those are `bytes_max` or more, or a large update is next. `None` if only a diff helps.
+    /// until those are `bytes_max` or more, or a large update comes. `None` if only a diff helps.
     pub fn replay(
         &self,
         from: u64,
         reader: ConnId,
         bytes_max: usize,
         out: &mut Vec<u8>,
-    ) -> Option<Replayed> {
+    ) -> Option<Part> {
         match &self.backlog {
-            _ if from >= self.stream_offset => Some(Replayed {
+            _ if from >= self.stream_offset => Some(Part {
                 up_to: from,
                 large: None,
             }),
@@ -413,6 +436,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::stream::Answers;
 
     const A: ConnId = ConnId {
         slot: 1,
@@ -471,8 +495,8 @@ mod tests {
         turn(&mut room, &[(b"two", None)], 100);
         let replay = |from, who| {
             let mut out = Vec::new();
-            let end = room.replay(from, who, 100, &mut out).unwrap();
-            assert_eq!(end.up_to, room.stream_offset);
+            let part = room.replay(from, who, 100, &mut out).unwrap();
+            assert_eq!(part.up_to, room.stream_offset);
             out
         };
         assert_eq!(replay(from, A), b"onetwo");
@@ -486,6 +510,39 @@ mod tests {
         assert_eq!((part, &out[3..]), (room.stream_offset, &b"onetwo"[..]));
         assert_eq!(room.replay(part, A, 4, &mut out).unwrap().up_to, part);
         assert_eq!(out.len(), 9);
+    }
+
+    #[test]
+    fn a_large_update_comes_after_what_was_before_it() {
+        let mut room = room();
+        let answer = Answers::default().update(vec![7; 1000].into());
+        let from = room.stream_offset;
+        room.behind = 1;
+        for large in [Some(&answer), None] {
+            room.turn.bytes.extend_from_slice(b"one");
+            room.turn.frame_done(Some(B));
+            room.turn.push_large(Some(B), large);
+            room.turn.bytes.extend_from_slice(b"two");
+            room.turn.frame_done(None);
+            room.end_turn(10_000);
+        }
+        let mut out = Vec::new();
+        let first = room.replay(from, A, 100, &mut out).unwrap();
+        assert!(Rc::ptr_eq(&first.large.unwrap(), &answer));
+        assert_eq!((first.up_to, &out[..]), (from + 4, &b"one"[..]));
+        let second = room.replay(first.up_to, A, 1, &mut out).unwrap();
+        assert_eq!((second.up_to, &out[3..]), (from + 7, &b"two"[..]));
+        assert!(second.large.is_none());
+        assert!(
+            room.replay(second.up_to, A, 100, &mut out).is_none(),
+            "of the second the messages are gone"
+        );
+        let own = room.replay(from, B, 100, &mut out).unwrap();
+        assert_eq!((own.up_to, &out[6..]), (room.stream_offset, &b"twotwo"[..]));
+        assert!(
+            !room.replay_frames(from, &mut out, |_, _| {}),
+            "nothing for a core"
+        );
     }
 
     #[test]

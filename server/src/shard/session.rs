@@ -7,8 +7,8 @@ use super::effect::{Effect, Effects};
 use super::guests::is_guest;
 use super::pace::Late;
 use super::presence::{Verdict, removal};
-use super::room::ASKS_MAX;
-use super::stream::Stream;
+use super::room::{ASKS_MAX, Room};
+use super::stream::Answer;
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
 use crate::dialect::{BadFrame, Command, y_websocket};
@@ -16,6 +16,7 @@ use crate::edge::websocket::{self, Message};
 use collabblocks_storage_engine::guard::{self, Refusal};
 use collabblocks_storage_engine::{Applied, Outcome, RoomId};
 use collabblocks_wal::Lsn;
+use std::rc::Rc;
 
 /// An update that holds nothing.
 pub(super) const EMPTY_UPDATE: &[u8] = &[0, 0];
@@ -273,8 +274,7 @@ impl Shard {
                     Applied::Cut(part) => (Some(part.as_slice()), true),
                     Applied::CutKnown => (None, true),
                 };
-                let relayed = relay.is_some();
-                self.count_update(relayed, update.len());
+                self.count_update(relay.is_some(), update.len());
                 // What was cut away is not confirmed: only the part that was taken is echoed.
                 self.accept(
                     id,
@@ -284,7 +284,16 @@ impl Shard {
                     outcome.durable_at,
                     reply,
                 );
-                self.after_update(now, id, room_id, relayed, cut.then_some(outcome.wanted));
+                if relay.is_some() {
+                    self.ask_again(room_id);
+                }
+                if cut {
+                    self.count_refused("gap_cut");
+                    self.ask_later(id, room_id, outcome.wanted);
+                    self.count_gap(now, id, true);
+                } else if let Some(session) = self.session(id) {
+                    session.gap_repeats = 0;
+                }
             }
             Err(Refusal::Gap) => {
                 self.count_refused("gap");
@@ -304,31 +313,10 @@ impl Shard {
         }
     }
 
-    /// An update was accepted. `cut`: what was cut off it waits for these.
-    #[inline]
-    pub(super) fn after_update(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        room_id: RoomId,
-        relayed: bool,
-        cut: Option<Vec<(u64, u32)>>,
-    ) {
-        if relayed {
-            self.ask_again(room_id);
-        }
-        if let Some(wanted) = cut {
-            self.count_refused("gap_cut");
-            self.ask_later(id, room_id, wanted);
-            self.count_gap(now, id, true);
-        } else if let Some(session) = self.session(id) {
-            session.gap_repeats = 0;
-        }
-    }
-
     /// Relays an update to the room and echoes it to its sender once it is durable. A reply may hold
     /// what others wrote and lost to a crash: it would tell them that it is safe, so it is relayed once
-    /// it is, and what follows it waits with it, as it may build on it.
+    /// it is, and what follows it waits with it, as it may build on it. So is one that is large, once
+    /// for all.
     fn accept(
         &mut self,
         id: ConnId,
@@ -338,7 +326,13 @@ impl Shard {
         at: Lsn,
         reply: bool,
     ) {
-        let waits = self.relay_waits(id, room_id, reply);
+        if self.accept_large(id, room_id, relay, echo, at) {
+            return;
+        }
+        let waits = self.config.strict
+            || reply
+            || self.room(room_id).held > 0
+            || self.has_moved(id, room_id);
         if waits || relay.is_none() {
             let mut frame = std::mem::take(&mut self.scratch);
             frame.clear();
@@ -360,9 +354,7 @@ impl Shard {
                 .as_ref()
                 .expect("touched above");
             self.acks.hold(at, To::Conn(id), &room.turn.bytes[start..]);
-            if let Some(session) = self.session(id) {
-                session.wrote = true;
-            }
+            self.has_written(id);
         }
         // A known update may be durable already.
         if relay.is_none() {
@@ -370,10 +362,61 @@ impl Shard {
         }
     }
 
-    /// Whether what a session wrote is relayed only once it is durable.
-    #[inline]
-    pub(super) fn relay_waits(&mut self, id: ConnId, room_id: RoomId, reply: bool) -> bool {
-        self.config.strict || reply || self.room(room_id).held > 0 || self.has_moved(id, room_id)
+    /// Whether it is large, and taken care of.
+    fn accept_large(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        relay: Option<&[u8]>,
+        echo: Option<&[u8]>,
+        at: Lsn,
+    ) -> bool {
+        let limits = &self.config.limits;
+        let (large, slice) = (limits.large_bytes(), limits.slice_bytes);
+        let Some(update) = relay.or(echo).filter(|update| update.len() >= large) else {
+            return false;
+        };
+        let has_room = self.answers.has_room(limits.answer_bytes_max);
+        if !has_room && (relay.is_none() || update.len() <= slice) {
+            return false;
+        }
+        let answer = has_room.then(|| self.answers.update(update.into()));
+        self.hold_large(id, room_id, relay.is_some(), answer.clone(), at);
+        match answer {
+            Some(answer) => self.hold_echo(id, answer, relay.is_some(), at),
+            None => {
+                let mut frame = Vec::new();
+                y_websocket::update(update, &mut frame);
+                self.acks.hold(at, To::Conn(id), &frame);
+            }
+        }
+        if relay.is_none() {
+            self.release(self.engine.durable_lsn());
+        }
+        true
+    }
+
+    /// A large update waits for the log with those who are to hear of it.
+    pub(super) fn hold_large(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        relays: bool,
+        answer: Option<Rc<Answer>>,
+        at: Lsn,
+    ) {
+        if relays {
+            self.room(room_id).held += 1;
+            self.acks.hold(at, To::Large(room_id, id, answer), &[]);
+        }
+    }
+
+    /// So does its echo, which what was known may get at once.
+    pub(super) fn hold_echo(&mut self, id: ConnId, answer: Rc<Answer>, relays: bool, at: Lsn) {
+        self.acks.hold(at, To::Echo(id, answer), &[]);
+        if !relays {
+            self.release(self.engine.durable_lsn());
+        }
     }
 
     /// The room lacks what the client's content builds on: the client is asked again when that came.
@@ -390,7 +433,7 @@ impl Shard {
     }
 
     /// The room has grown: whoever has content that builds on it is asked.
-    fn ask_again(&mut self, room_id: RoomId) {
+    pub(super) fn ask_again(&mut self, room_id: RoomId) {
         if self.room(room_id).asks.is_empty() {
             return;
         }
@@ -551,17 +594,7 @@ impl Shard {
         let mut acks = std::mem::take(&mut self.acks);
         while let Some((to, bytes)) = acks.next(durable) {
             match to {
-                To::Conn(id) => {
-                    if let Some(connection) = self.touch(id)
-                        && let Stage::Session(session) = &mut connection.stage
-                    {
-                        match session.echoes.last_mut() {
-                            None => bytes.append_to(&mut connection.out),
-                            Some(echo) => bytes.append_to(&mut echo.after),
-                        }
-                    }
-                }
-                To::Echo(id, update) => self.echo_large(id, update),
+                To::Conn(id) => self.tell_in_order(id, |out| bytes.append_to(out)),
                 To::Answer(id) => {
                     if let Some(connection) = self.touch(id)
                         && let Stage::Session(session) = &mut connection.stage
@@ -569,7 +602,6 @@ impl Shard {
                         bytes.append_to(&mut connection.out);
                         session.answering = false;
                         self.list(id);
-                        self.next_echo(id);
                     }
                     if let Some(guest) = self.guests.get_mut(id) {
                         guest.answered = true;
@@ -581,48 +613,76 @@ impl Shard {
                     their_room,
                     at,
                 } => {
-                    self.core_answered(room, shard, their_room, at, |out| bytes.append_to(out));
+                    let frame = Some(|out: &mut Vec<u8>| bytes.append_to(out));
+                    self.core_answered(room, shard, their_room, at, frame);
                 }
                 To::Stream(id, answer) => {
                     if let Some(session) = self.session(id) {
                         session.answering = false;
-                        session.stream = Some(Stream::new(answer.clone()));
-                        self.streams += 1;
-                        if is_guest(id) {
-                            self.stream_far(id, &answer);
-                        } else {
-                            self.go_on_streaming(id);
-                        }
+                        self.stream(id, answer);
                     }
                 }
-                To::Update(room_id, author, update) => {
-                    if self.rooms[room_id.slot as usize]
-                        .as_ref()
-                        .is_some_and(|r| r.id == room_id)
-                    {
-                        self.relay_large(room_id, author, update);
-                        let room = self.room(room_id);
-                        room.held = (room.held.checked_sub(1))
-                            .expect("each update held for a room is counted");
+                To::Echo(id, answer) => self.echo(id, answer),
+                To::Large(room_id, author, answer) => {
+                    if let Some(room) = self.relays_held(room_id) {
+                        room.turn.push_large(Some(author), answer.as_ref());
+                        self.has_written(author);
                     }
                 }
                 To::Room(room_id, author) => {
-                    if self.rooms[room_id.slot as usize]
-                        .as_ref()
-                        .is_some_and(|r| r.id == room_id)
-                    {
-                        let room = self.touch_room(room_id);
+                    if let Some(room) = self.relays_held(room_id) {
                         bytes.append_to(&mut room.turn.bytes);
                         room.turn.frame_done(Some(author));
-                        room.held = (room.held.checked_sub(1))
-                            .expect("each frame held for a room is counted");
-                        if let Some(session) = self.session(author) {
-                            session.wrote = true;
-                        }
+                        self.has_written(author);
                     }
                 }
             }
         }
         self.acks = acks;
+    }
+
+    fn has_written(&mut self, id: ConnId) {
+        if let Some(session) = self.session(id) {
+            session.wrote = true;
+        }
+    }
+
+    /// A session is told that something large that it wrote is durable.
+    pub(super) fn echo(&mut self, id: ConnId, answer: Rc<Answer>) {
+        if let Some(guest) = self.guests.get_mut(id) {
+            guest.echoes.push(answer);
+            self.guests.touch(id);
+        } else if let Some(session) = self.session(id) {
+            session.echoes.get_or_insert_default().push(answer);
+            self.list(id);
+            self.touch(id);
+        }
+    }
+
+    /// A session is told that what it wrote is durable, after what it wrote before.
+    pub(super) fn tell_in_order(&mut self, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(guest) = self.guests.get_mut(id)
+            && !guest.echoes.is_empty()
+        {
+            return write(guest.echoes.frames());
+        }
+        if let Some(connection) = self.touch(id)
+            && let Stage::Session(session) = &mut connection.stage
+        {
+            match &mut session.echoes {
+                Some(echoes) => write(echoes.frames()),
+                None => write(&mut connection.out),
+            }
+        }
+    }
+
+    /// The room, if it is still there, for a frame that was held for it.
+    fn relays_held(&mut self, room_id: RoomId) -> Option<&mut Room> {
+        self.rooms[room_id.slot as usize]
+            .as_ref()
+            .filter(|room| room.id == room_id)?;
+        let room = self.touch_room(room_id);
+        room.held = (room.held.checked_sub(1)).expect("each frame held for a room is counted");
+        Some(room)
     }
 }

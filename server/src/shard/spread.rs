@@ -8,7 +8,7 @@ use super::effect::Effects;
 use super::hot::tell_cores;
 use super::marks::Marks;
 use super::room::{Backlog, Room};
-use super::tell::{Apart, Delivery, Teller};
+use super::tell::{Apart, Delivery, Teller, Whole, goes_in_parts};
 use super::types::{ConnId, Instant};
 use super::{Pace, SessionLimits, Shard};
 use crate::dialect::y_websocket;
@@ -116,10 +116,6 @@ impl Spread {
 
     /// A turn's frames have come to an end.
     pub fn turn_ended(&mut self, room_offset: u64, turn: &super::room::Turn) {
-        assert!(
-            !turn.has_large(),
-            "a large room hears large updates as frames"
-        );
         self.window.append(room_offset, turn, usize::MAX);
     }
 
@@ -212,7 +208,7 @@ impl Room {
         if group.sessions.is_empty() || !(documents || group.presence < self.presence.told()) {
             return None;
         }
-        if spread.window.len() > limits.queue_soft_bytes {
+        if spread.window.size() > limits.queue_soft_bytes {
             return Some(Instant(0));
         }
         Some(moment(index, group.at, intervals[usize::from(documents)]))
@@ -296,19 +292,25 @@ impl Shard {
             let delivery = match &shared {
                 Some((of, delivery)) if *of == from => delivery.clone(),
                 _ => {
-                    let start = effects.frames.len();
-                    let kept = spread.window.tail(group.told);
-                    effects.frames.extend_from_slice(kept);
-                    let documents = effects.frames.len();
+                    let (kept, large) = spread.window.tail(group.told);
                     self.scratch.clear();
-                    if room
+                    let presence = room
                         .presence
-                        .changes_since(group.presence, &mut self.scratch)
-                    {
-                        y_websocket::presence(&self.scratch, &mut effects.frames);
-                    }
-                    let all = start..effects.frames.len();
-                    let delivery = Delivery { all, documents };
+                        .changes_since(group.presence, &mut self.scratch);
+                    let bytes = kept.len() + self.scratch.len();
+                    let sessions = group.sessions.len();
+                    let delivery = if large || goes_in_parts(bytes, sessions, limits.slice_bytes) {
+                        Delivery::InParts
+                    } else {
+                        let start = effects.frames.len();
+                        effects.frames.extend_from_slice(kept);
+                        let documents = effects.frames.len();
+                        if presence {
+                            y_websocket::presence(&self.scratch, &mut effects.frames);
+                        }
+                        let all = start..effects.frames.len();
+                        Delivery::Whole(Whole { all, documents })
+                    };
                     shared = Some((from, delivery.clone()));
                     delivery
                 }

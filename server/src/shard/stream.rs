@@ -1,11 +1,13 @@
-//! Large answers: one copy for all who are to get the same, a position for each of them. They go out
-//! in slices, so that no turn is held by one and the socket's pace, not memory, bounds it.
+//! Large answers and large updates: one copy for all who are to get the same, a position for each of
+//! them. They go out in slices, so that no turn is held by one and the socket's pace, not memory,
+//! bounds it.
 
 use super::types::Instant;
 use crate::dialect::y_websocket;
 use crate::edge::websocket;
 use collabblocks_storage_engine::LargeUpdate;
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,55 +15,42 @@ use std::time::Duration;
 /// Answers that were given lately are kept for those who ask the same, up to so many bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
-/// The bytes of an answer. They never change, and may be sent by several cores.
-#[derive(Debug)]
+/// The messages of an answer. They never change, and may be sent by several cores.
+#[derive(Debug, Default)]
 pub struct Messages {
     list: Vec<Message>,
-    /// Bytes of all of them.
-    bytes: usize,
+    /// Bytes that they take.
+    size: usize,
 }
 
-/// One message: what a buffer holds from some place on.
+/// One of them.
 #[derive(Debug)]
 struct Message {
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl Message {
-    /// An update with its head before it, which is written where there is room for it.
-    fn new(update: LargeUpdate, head: fn(usize, &mut Vec<u8>)) -> Self {
-        let mut message = Vec::new();
-        head(update.len(), &mut message);
-        let room = message.len();
-        let (mut buffer, start) = update.into_parts();
-        if start >= room {
-            let start = start - room;
-            buffer[start..start + room].copy_from_slice(&message);
-            return Self { buffer, start };
-        }
-        message.reserve_exact(buffer.len() - start);
-        message.extend_from_slice(&buffer[start..]);
-        Self {
-            buffer: message,
-            start: 0,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..]
-    }
+    head: Vec<u8>,
+    body: LargeUpdate,
+    /// Where it ends among the bytes of all.
+    end: usize,
 }
 
 impl Messages {
-    fn new(list: Vec<Message>) -> Self {
-        let bytes = list.iter().map(|message| message.bytes().len()).sum();
-        Self { list, bytes }
+    fn push(&mut self, head: Vec<u8>, body: LargeUpdate) {
+        self.size += head.capacity() + body.memory_bytes();
+        let end = self.len() + head.len() + body.len();
+        self.list.push(Message { head, body, end });
     }
 
-    /// Bytes of memory that they take.
-    fn size(&self) -> usize {
-        self.list.iter().map(|m| m.buffer.capacity()).sum()
+    fn len(&self) -> usize {
+        self.list.last().map_or(0, |message| message.end)
+    }
+}
+
+impl Message {
+    fn append(&self, range: Range<usize>, out: &mut Vec<u8>) {
+        let of = |bytes: usize| range.start.min(bytes)..range.end.min(bytes);
+        out.extend_from_slice(&self.head[of(self.head.len())]);
+        let Range { start, end } = range;
+        let head = self.head.len();
+        out.extend_from_slice(&self.body[start.saturating_sub(head)..end.saturating_sub(head)]);
     }
 }
 
@@ -78,17 +67,9 @@ impl Answer {
         self.messages.clone()
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes that it takes.
     pub fn size(&self) -> usize {
-        self.messages.size()
-    }
-
-    /// Appends its messages as frames: for those to whom it goes with others.
-    pub fn frame(&self, out: &mut Vec<u8>) {
-        for message in &self.messages.list {
-            websocket::binary_header(message.bytes().len(), out);
-            out.extend_from_slice(message.bytes());
-        }
+        self.messages.size
     }
 }
 
@@ -125,8 +106,6 @@ impl Answered {
 #[derive(Debug, Default)]
 pub struct Answers {
     alive: Rc<Cell<usize>>,
-    /// Bytes of large updates that are being told.
-    updates: Rc<Cell<usize>>,
     /// Given since the last call of [`Answers::grow_old`], and before it.
     kept: [Vec<Rc<Answer>>; 2],
     kept_bytes: usize,
@@ -135,46 +114,58 @@ pub struct Answers {
 impl Answers {
     /// The parts of a diff as messages: updates in causal order, closed by an empty step 2,
     /// which is what makes a client say that it is synced. One that cannot be split is one step 2.
-    pub fn make(&mut self, mut parts: Vec<LargeUpdate>) -> Rc<Answer> {
-        let whole = if parts.len() == 1 { parts.pop() } else { None };
-        let last = whole.unwrap_or_else(|| super::session::EMPTY_UPDATE.into());
-        let updates = parts.into_iter();
-        let mut list: Vec<_> = updates
-            .map(|part| Message::new(part, y_websocket::update_head))
-            .collect();
-        list.push(Message::new(last, y_websocket::reply_head));
-        Self::counted(&self.alive, list)
+    pub fn make(&mut self, mut parts: Vec<Vec<u8>>) -> Rc<Answer> {
+        let mut messages = Messages::default();
+        let mut last = super::session::EMPTY_UPDATE.to_vec();
+        if parts.len() == 1 {
+            last = parts.remove(0);
+        }
+        for part in parts {
+            messages.push(y_websocket::update_head(part.len()), part.into());
+        }
+        messages.push(y_websocket::reply_head(last.len()), last.into());
+        self.count(Arc::new(messages))
     }
 
-    fn counted(alive: &Rc<Cell<usize>>, list: Vec<Message>) -> Rc<Answer> {
-        let messages = Arc::new(Messages::new(list));
-        alive.set(alive.get() + messages.size());
-        let alive = alive.clone();
+    /// A large update, kept for those who are to hear of it.
+    pub fn update(&mut self, update: LargeUpdate) -> Rc<Answer> {
+        let mut messages = Messages::default();
+        messages.push(y_websocket::update_head(update.len()), update);
+        self.far_update(Arc::new(messages))
+    }
+
+    /// The same, of another core.
+    pub fn far_update(&mut self, messages: Arc<Messages>) -> Rc<Answer> {
+        let answer = self.count(messages);
+        if self.kept_bytes + answer.size() > KEPT_BYTES_MAX {
+            self.forget();
+        }
+        self.keep_alive(&answer);
+        answer
+    }
+
+    /// Messages that live from now on, here.
+    pub fn count(&mut self, messages: Arc<Messages>) -> Rc<Answer> {
+        self.alive.set(self.alive.get() + messages.size);
+        let alive = self.alive.clone();
         Rc::new(Answer { messages, alive })
-    }
-
-    /// A large update as a message, without copying it: for its peers, and as its echo.
-    pub fn make_update(&mut self, update: LargeUpdate) -> Rc<Answer> {
-        let message = Message::new(update, y_websocket::update_head);
-        Self::counted(&self.updates, vec![message])
-    }
-
-    /// Bytes of large updates that are being told.
-    pub fn update_bytes(&self) -> usize {
-        self.updates.get()
     }
 
     /// Keeps an answer for those who ask the same soon, and gives a note of it.
     pub fn keep(&mut self, answer: &Rc<Answer>, seq: u64, vector: &[u8]) -> Answered {
-        let bytes = answer.size();
-        if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
-            self.kept_bytes += bytes;
-            self.kept[0].push(answer.clone());
-        }
+        self.keep_alive(answer);
         Answered {
             seq,
             vector: vector.into(),
             answer: Rc::downgrade(answer),
+        }
+    }
+
+    fn keep_alive(&mut self, answer: &Rc<Answer>) {
+        let bytes = answer.size();
+        if self.kept_bytes + bytes <= KEPT_BYTES_MAX {
+            self.kept_bytes += bytes;
+            self.kept[0].push(answer.clone());
         }
     }
 
@@ -212,9 +203,8 @@ pub struct Stream {
     messages: Arc<Messages>,
     /// Counted here, unless it is of another core.
     _answer: Option<Rc<Answer>>,
-    /// The message, how many bytes of it went, and how many of the whole answer.
+    /// The message, and the bytes of the answer that went.
     message: usize,
-    sent: usize,
     at: usize,
     /// Bytes that may go in this turn.
     pub granted: usize,
@@ -239,7 +229,6 @@ impl Stream {
             messages,
             _answer: None,
             message: 0,
-            sent: 0,
             at: 0,
             granted: 0,
             control: Vec::new(),
@@ -249,18 +238,23 @@ impl Stream {
 
     /// Whether a message has begun and not ended: only control frames may come in between.
     pub fn is_in_message(&self) -> bool {
-        self.sent > 0
+        self.at > self.start()
+    }
+
+    /// Whether another core made it.
+    pub fn is_far(&self) -> bool {
+        self._answer.is_none()
     }
 
     /// Bytes that have not gone.
     pub fn left(&self) -> usize {
-        self.messages.bytes - self.at
+        self.messages.len() - self.at
     }
 
     /// Whether less than a `part`th of it has gone in a time of `limit`.
     pub fn drags(&mut self, now: Instant, limit: Duration, part: usize) -> bool {
         match self.looked_at {
-            Some((at, since)) if self.at - at < self.messages.bytes / part => {
+            Some((at, since)) if self.at - at < self.messages.len() / part => {
                 now.0.saturating_sub(since.0) > limit.as_nanos() as u64
             }
             _ => {
@@ -275,20 +269,27 @@ impl Stream {
         self.left() == 0
     }
 
+    fn start(&self) -> usize {
+        match self.message {
+            0 => 0,
+            message => self.messages.list[message - 1].end,
+        }
+    }
+
     /// Appends what was granted, as frames.
     pub fn write(&mut self, out: &mut Vec<u8>) {
         while self.granted > 0 && !self.is_done() {
-            let message = self.messages.list[self.message].bytes();
-            let slice = self.sent..message.len().min(self.sent + self.granted);
-            let (first, last) = (slice.start == 0, slice.end == message.len());
-            websocket::fragment_header(first, last, slice.len(), out);
-            out.extend_from_slice(&message[slice.clone()]);
+            let start = self.start();
+            let message = &self.messages.list[self.message];
+            let end = message.end;
+            let slice = self.at..end.min(self.at + self.granted);
+            let first = slice.start == start;
+            websocket::fragment_header(first, slice.end == end, slice.len(), out);
+            message.append(slice.start - start..slice.end - start, out);
             self.granted -= slice.len();
-            self.at += slice.len();
-            self.sent = slice.end;
-            if last {
+            self.at = slice.end;
+            if self.at == end {
                 self.message += 1;
-                self.sent = 0;
             }
         }
         self.granted = 0;
@@ -300,12 +301,13 @@ mod tests {
     use super::*;
 
     fn answer(answers: &mut Answers, ends: &[usize]) -> Rc<Answer> {
-        let starts = std::iter::once(&0).chain(ends);
-        let message = |(start, end): (&usize, &usize)| Message {
-            buffer: (start - start.min(&3)..*end).map(|at| at as u8).collect(),
-            start: *start.min(&3),
-        };
-        Answers::counted(&answers.alive, starts.zip(ends).map(message).collect())
+        let mut messages = Messages::default();
+        for end in ends {
+            let bytes: Vec<u8> = (messages.len()..*end).map(|at| at as u8).collect();
+            let (head, body) = bytes.split_at(bytes.len() / 3);
+            messages.push(head.to_vec(), body.to_vec().into());
+        }
+        answers.count(Arc::new(messages))
     }
 
     #[test]
@@ -335,8 +337,7 @@ mod tests {
                 }
                 assert_eq!(stream.is_in_message(), !message.is_empty());
             }
-            let all: Vec<u8> = (0..30).collect();
-            assert_eq!(messages.concat(), all, "{granted}");
+            assert_eq!(messages.concat(), (0..30).collect::<Vec<u8>>(), "{granted}");
             assert_eq!(
                 messages.iter().map(Vec::len).collect::<Vec<_>>(),
                 [5, 1, 24]
@@ -347,7 +348,7 @@ mod tests {
     #[test]
     fn bytes_are_counted_while_they_live() {
         let mut answers = Answers::default();
-        let one = answers.make(vec![vec![7; 1000].into()]);
+        let one = answers.make(vec![vec![7; 1000]]);
         assert!((1000..1100).contains(&answers.alive_bytes()));
         let noted = answers.keep(&one, 3, &[0]);
         assert!(noted.lives(3) && !noted.lives(4));

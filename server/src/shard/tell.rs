@@ -8,12 +8,30 @@ use super::fanout::{own_range, send};
 use super::types::{ConnId, Instant};
 use std::ops::Range;
 
+/// Bytes of a delivery, to all its sessions together, past which they get it in parts. Each send is a
+/// copy, by the kernel or for a socket that does not take it.
+const TOLD_AT_ONCE_BYTES_MAX: usize = 64 << 20;
+
+/// What sessions are told.
+#[derive(Clone)]
+pub(super) enum Delivery {
+    /// All at once.
+    Whole(Whole),
+    /// It is large: they fall behind, and get it at their sockets' pace.
+    InParts,
+}
+
 /// Where in the turn's frames a delivery lies.
 #[derive(Clone)]
-pub(super) struct Delivery {
+pub(super) struct Whole {
     pub(super) all: Range<usize>,
     /// Where its document frames end, and presence begins.
     pub(super) documents: usize,
+}
+
+/// Whether so many bytes for each of so many sessions go out in parts.
+pub(super) fn goes_in_parts(bytes: usize, sessions: usize, slice_bytes: usize) -> bool {
+    bytes > slice_bytes || bytes.saturating_mul(sessions) > TOLD_AT_ONCE_BYTES_MAX
 }
 
 /// The sessions to which a delivery is not the same as to all others.
@@ -46,7 +64,6 @@ impl Teller<'_> {
         apart: &impl Apart,
         effects: &mut Effects,
     ) -> usize {
-        let Delivery { all, documents } = delivery;
         let mut fell_behind = 0;
         for &id in sessions {
             let connection = self.connections[id.slot as usize]
@@ -59,8 +76,10 @@ impl Teller<'_> {
                 continue;
             }
             let control = connection.out_control;
-            let range = if apart.is_apart(session) {
-                if *self.own_copies_left == 0 {
+            let is_apart = apart.is_apart(session);
+            let Whole { all, documents } = match delivery {
+                Delivery::Whole(whole) if !is_apart || *self.own_copies_left > 0 => whole,
+                _ => {
                     session.behind = Some(Box::new(apart.behind(session)));
                     fell_behind += 1;
                     if !session.listed {
@@ -69,6 +88,8 @@ impl Teller<'_> {
                     }
                     continue;
                 }
+            };
+            let range = if is_apart {
                 *self.own_copies_left = self.own_copies_left.saturating_sub(all.len());
                 let own = own_range(connection, effects).0;
                 let session = connection.session().expect("looked at above");

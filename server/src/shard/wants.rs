@@ -4,13 +4,14 @@
 use super::Shard;
 use super::acks::To;
 use super::away::is_away;
-use super::connection::{Behind, PART_BYTES_MIN};
+use super::connection::{Behind, Connection, PART_BYTES_MIN, Stage};
 use super::guests::is_guest;
 use super::mail::Item;
+use super::room::Part;
 use super::stream::{Answer, Stream};
 use super::types::{ConnId, Instant};
 use crate::dialect::y_websocket;
-use collabblocks_storage_engine::{LargeUpdate, RoomId, in_parts};
+use collabblocks_storage_engine::{RoomId, in_parts};
 use std::rc::Rc;
 
 /// Bytes of large answers that are made in a turn, and that all connections together get in one: past
@@ -86,6 +87,15 @@ impl Shard {
         if blocked || !session.is_free() {
             return;
         }
+        if session.echoes.is_some()
+            && let Some(answer) = self.next_echo(id)
+        {
+            self.stream(id, answer);
+            return self.fall_behind(id);
+        }
+        let Some(session) = self.session(id) else {
+            return;
+        };
         let room_id = session.room;
         let mut wants = std::mem::take(&mut session.wants);
         if let Some(behind) = session.behind.take() {
@@ -142,7 +152,6 @@ impl Shard {
             match self.engine.diff(room_id, &clamped) {
                 Ok(diff) => {
                     let parts = in_parts(diff, self.config.limits.slice_bytes);
-                    let parts = parts.into_iter().map(LargeUpdate::from).collect();
                     self.give(id, room_id, parts, &clamped);
                 }
                 Err(refusal) => self.on_refusal(now, id, &refusal),
@@ -172,11 +181,11 @@ impl Shard {
         &mut self,
         id: ConnId,
         room_id: RoomId,
-        parts: Vec<LargeUpdate>,
+        parts: Vec<Vec<u8>>,
         clamped: &[u8],
     ) {
         let slice_bytes = self.config.limits.slice_bytes;
-        let bytes = parts.iter().map(|part| part.len()).sum();
+        let bytes = parts.iter().map(Vec::len).sum();
         self.answer_bytes_left = self.answer_bytes_left.saturating_sub(bytes);
         if let [diff] = &*parts
             && diff.len() <= SMALL_ANSWER_BYTES_MAX.min(slice_bytes)
@@ -302,34 +311,29 @@ impl Shard {
         let part_bytes_max = self.config.limits.slice_bytes;
         let mut missed = Vec::new();
         let room = self.room(room_id);
-        let replayed = if replays {
+        let part = if replays {
             room.replay(behind.from, id, behind.part_bytes, &mut missed)
         } else {
             None
         };
-        let up_to = replayed.as_ref().map(|replayed| replayed.up_to);
-        if let Some(large) = replayed.and_then(|replayed| replayed.large) {
-            behind.gets_large(up_to.expect("it is where the large update ends"));
-            if let Some(connection) = self.touch(id) {
-                connection.out.extend_from_slice(&missed);
-            }
-            if let Some(session) = self.session(id) {
-                session.behind = Some(behind);
-            }
-            self.begin_stream(id, large);
-            return Ok(());
-        }
-        if let Some(up_to) = up_to
-            && up_to < room.stream_offset
+        let has_all = part.is_some();
+        if let Some(Part { up_to, large }) = part
+            && (large.is_some() || up_to < room.stream_offset)
         {
-            behind.got_part(now, up_to, part_bytes_max);
+            match &large {
+                Some(_) => behind.gets_large(up_to, room.marks.before(up_to)),
+                None => behind.got_part(now, up_to, part_bytes_max),
+            }
             if let Some(connection) = self.touch(id) {
                 connection.out.extend_from_slice(&missed);
             }
             if let Some(session) = self.session(id) {
                 session.behind = Some(behind);
             }
-            self.list(id);
+            match large {
+                Some(answer) => self.stream(id, answer),
+                None => self.list(id),
+            }
             return Ok(());
         }
         let mut states = Vec::new();
@@ -345,20 +349,34 @@ impl Shard {
                 session.heard = session.heard.max(heard);
             }
         }
-        match up_to {
-            Some(_) => Ok(()),
-            None => Err(behind),
-        }
+        if has_all { Ok(()) } else { Err(behind) }
     }
 
-    /// A session that is free begins to get something large.
-    pub(super) fn begin_stream(&mut self, id: ConnId, answer: Rc<Answer>) {
-        if let Some(session) = self.session(id) {
-            assert!(session.is_free(), "one large thing at a time");
-            session.stream = Some(Stream::new(answer));
-            self.streams += 1;
+    /// Tells a session what it wrote, up to a large update, which is next.
+    fn next_echo(&mut self, id: ConnId) -> Option<Rc<Answer>> {
+        let Connection { out, stage, .. } = self.touch(id)?;
+        let Stage::Session(session) = stage else {
+            return None;
+        };
+        let answer = session.echoes.as_mut()?.next(out);
+        if answer.is_none() {
+            session.echoes = None;
+        }
+        answer
+    }
+
+    /// A large answer, or a large update, is on its way to a session.
+    pub(super) fn stream(&mut self, id: ConnId, answer: Rc<Answer>) {
+        if is_guest(id) {
+            self.stream_far(id, &answer);
+        }
+        let Some(session) = self.session(id) else {
+            return;
+        };
+        session.stream = Some(Stream::new(answer));
+        self.streams += 1;
+        if !is_guest(id) {
             self.go_on_streaming(id);
-            self.fall_behind(id);
         }
     }
 
@@ -410,13 +428,13 @@ impl Shard {
     /// An answer that has all gone out makes way for what else is wanted.
     pub(super) fn end_stream(&mut self, id: ConnId) {
         if let Some(session) = self.session(id)
-            && session.stream.as_ref().is_some_and(|s| s.is_done())
+            && let Some(stream) = session.stream.take_if(|stream| stream.is_done())
         {
-            session.stream = None;
-            let away = session.guest.map(|guest| (guest, session.room));
+            session.echoes.take_if(|echoes| echoes.has_gone());
+            let guest = session.guest.filter(|_| stream.is_far());
+            let away = guest.map(|guest| (guest, session.room));
             self.streams -= 1;
             self.list(id);
-            self.echo_ended(id);
             if let Some((guest, room_id)) = away {
                 let home = self.home_of(room_id);
                 self.post.push(home, Item::Streamed { guest });

@@ -10,7 +10,7 @@ use collabblocks_server::quarantine;
 use collabblocks_server::runtime::{LogSync, RuntimeKind, UNAVAILABLE};
 use collabblocks_server::shard::{Claims, ControlReply, ControlRequest, Request, ShardId};
 use harness::{Set, alone, descriptors, echo, expect, file, get, until};
-use stalls::nothing_stalls_under_cpu_hogs;
+use stalls::{a_stop_is_watched_to_its_end, nothing_stalls_under_cpu_hogs};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -57,6 +57,7 @@ on_each_runtime!(
     a_drain_stops_accepting_and_is_answered,
     a_fatal_error_reaches_its_hook,
     a_room_that_keeps_its_core_is_named_and_put_in_quarantine,
+    a_stop_is_watched_to_its_end,
     an_authenticator_answers_at_once_or_later_or_never,
     nothing_stalls_under_cpu_hogs,
     bytes_come_back_in_order_under_tls,

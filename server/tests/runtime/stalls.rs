@@ -1,8 +1,12 @@
-//! The gate: mailboxes, timers, sockets and the log under CPU hogs, measured from outside.
+//! The gate: mailboxes, timers, sockets and the log under CPU hogs, measured from outside. And a core
+//! that stands still while the server is stopped.
 
 use super::harness::{Hogs, Set, Stage, echo, expect};
+use super::toy::STICKY_ROOM;
+use collabblocks_server::quarantine;
 use collabblocks_server::runtime::{LogSync, RuntimeKind};
-use std::io::{Seek, Write};
+use collabblocks_server::shard::ShardId;
+use std::io::{Read, Seek, Write};
 use std::time::{Duration, Instant};
 
 /// No round trip may take as long.
@@ -143,4 +147,28 @@ fn run_all(stage: &Stage, time: Duration, hogs: Hogs) -> [Trips; 6] {
             took: thread.join().unwrap(),
         })
     })
+}
+
+/// What never ends would otherwise keep the process from its end, too: a core, or a file worker.
+pub fn a_stop_is_watched_to_its_end(runtime: RuntimeKind) {
+    let mut set = Set::of(runtime);
+    set.watchdog.report_after = Duration::from_millis(200);
+    set.watchdog.exit_after = Duration::from_millis(1200);
+    let mut stage = set.start();
+    let mut probe = stage.connect("first echo\n");
+    echo(&mut probe, b"x");
+    let _sticky = stage.connect("first stick 2500\n");
+    let timeout = Some(Duration::from_millis(200));
+    probe.set_read_timeout(timeout).unwrap();
+    while probe.write_all(b"x").is_ok() && probe.read_exact(&mut [0]).is_ok() {}
+    assert_eq!(
+        *stage.fatal.lock().unwrap(),
+        [],
+        "it stands still since now"
+    );
+    stage.server.take().unwrap().stop();
+    // The other has ended meanwhile, and is not taken for one that stands still.
+    let fatal = stage.fatal.lock().unwrap().clone();
+    assert!(matches!(&fatal[..], [(ShardId(0), _)]), "{fatal:?}");
+    assert_eq!(quarantine::rooms(stage.dir.path()).unwrap(), [STICKY_ROOM]);
 }

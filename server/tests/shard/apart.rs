@@ -1,8 +1,11 @@
 //! Large work on a document is done by a job: its room waits, and nobody else.
 
+use crate::identity::may;
 use crate::rig::{Replica, Rig, awareness, config, sync};
 use crate::{PONG, limits};
-use collabblocks_server::shard::{ConnId, ControlReply, ControlRequest, Event, SessionLimits};
+use collabblocks_server::shard::{
+    Access, ConnId, ControlReply, ControlRequest, Event, SessionLimits, ShardConfig,
+};
 use collabblocks_wal::Disk;
 use collabblocks_wal::sim_disk::SimDisk;
 use std::sync::Arc;
@@ -226,6 +229,41 @@ fn what_waits_is_bounded() {
     rig.run_jobs();
     rig.settle();
     assert_eq!(rig.close_code(a), None);
+}
+
+#[test]
+fn a_session_that_may_only_read_adds_nothing_to_what_waits() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    // Nothing fits the queue.
+    let tight = SessionLimits {
+        load_queue_room_bytes_max: 0,
+        ..limits()
+    };
+    let asking = ShardConfig {
+        authenticates: true,
+        ..config(false, tight, 0, 1)
+    };
+    let mut rig = Rig::apart(&disk, asking, LARGE);
+    let [a, b] = [(); 2].map(|()| rig.open_as("room", may(Access::ReadWrite)));
+    let reader = rig.open_as("room", may(Access::ReadOnly));
+    let (doc, _) = away(&mut rig, a);
+    let own = Replica::new(2);
+    let small = sync(2, &own.write("small"));
+    let large = sync(2, &own.write(&"x".repeat(LARGE)));
+    rig.say(reader, &[&small, &large, &sync(1, &own.state())]);
+    rig.turn();
+    assert_eq!(rig.close_code(reader), None);
+    assert_eq!(rig.stats().refused["read_only"], 3);
+    assert_eq!(rig.jobs.len(), 1, "{:?}", rig.jobs);
+    // Of who may write it would have waited.
+    rig.say(b, &[&sync(2, &Replica::new(3).write("."))]);
+    rig.turn();
+    assert_eq!(rig.close_code(b), Some(1013));
+    rig.settle();
+    let heard = Replica::new(9);
+    heard.hear(&rig.data(reader));
+    assert!(heard.text() == doc.text(), "theirs, and nothing of its own");
+    assert_eq!(rig.stats().updates, 1);
 }
 
 #[test]

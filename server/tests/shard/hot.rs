@@ -40,14 +40,9 @@ impl Two {
     }
 
     fn made(config: impl Fn(u16) -> ShardConfig) -> Self {
-        Self::apart(config, usize::MAX)
-    }
-
-    /// Shards whose jobs apply updates of so many bytes.
-    fn apart(config: impl Fn(u16) -> ShardConfig, apart_bytes_min: usize) -> Self {
         let rig = |id| {
             let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
-            Rig::apart(&disk, config(id), apart_bytes_min)
+            Rig::made(&disk, config(id))
         };
         let room = (0..).map(|n| format!("room-{n}"));
         Self {
@@ -378,82 +373,6 @@ fn a_core_that_takes_no_mail_gets_one_diff_for_all_its_sessions() {
             "the latest"
         );
         assert!(two.letters <= 4, "{}", two.letters);
-    }
-}
-
-#[test]
-fn what_a_core_missed_of_a_large_document_is_encoded_by_a_job() {
-    let small = SessionLimits {
-        queue_soft_bytes: 10,
-        ..hot_limits()
-    };
-    let mut two = Two::apart(|id| config(false, small, id, 2), 1000);
-    let at_home = [0, 1].map(|_| two.open(0));
-    let away = [1, 1].map(|shard| two.open(shard));
-    two.settle();
-    for conn in away {
-        two.shards[1].data(conn);
-    }
-    let doc = Replica::new(1);
-    two.full = true;
-    for _ in 0..10 {
-        let said = sync(2, &doc.write(&"x".repeat(900)));
-        two.shards[0].say(at_home[0], &[&said]);
-        two.turn(0);
-    }
-    two.settle();
-    two.full = false;
-    // Until the letter that came back is tried again.
-    for _ in 0..100 {
-        if !two.shards[0].jobs.is_empty() {
-            break;
-        }
-        two.shards[0].pass(Duration::from_millis(1));
-        two.post();
-    }
-    let jobs = format!("{:?}", two.shards[0].jobs);
-    assert!(jobs.contains("apart"), "{jobs}");
-    let meanwhile = sync(2, &doc.write("meanwhile"));
-    two.shards[0].say(at_home[0], &[&meanwhile]);
-    two.turn(0);
-    two.settle();
-    two.pass(Duration::from_millis(10));
-    for conn in away {
-        let replica = Replica::new(2);
-        replica.hear(&two.shards[1].data(conn));
-        assert_eq!(replica.text(), doc.text());
-    }
-}
-
-#[test]
-fn large_updates_in_a_hot_room_reach_all_cores() {
-    let mut two = Two::apart(|id| config(false, hot_limits(), id, 2), 100);
-    let at_home = [0, 1].map(|_| two.open(0));
-    let away = [1, 1].map(|shard| two.open(shard));
-    two.settle();
-    for (shard, conns) in [at_home, away].into_iter().enumerate() {
-        for conn in conns {
-            two.shards[shard].data(conn);
-        }
-    }
-    let (near, far) = (Replica::new(1), Replica::new(2));
-    for _ in 0..3 {
-        let text = "x".repeat(2000);
-        two.shards[0].say(at_home[0], &[&sync(2, &near.write(&text))]);
-        two.shards[1].say(away[0], &[&sync(2, &far.write(&text))]);
-        two.turn(0);
-        two.turn(1);
-        two.settle();
-    }
-    two.pass(Duration::from_millis(10));
-    for (shard, conns) in [at_home, away].into_iter().enumerate() {
-        for conn in conns {
-            let heard = two.shards[shard].data(conn);
-            assert_eq!(heard.len(), 6, "those of the others, and its own as echoes");
-            let replica = Replica::new(9);
-            replica.hear(&heard);
-            assert_eq!(replica.text().len(), 12_000);
-        }
     }
 }
 

@@ -22,7 +22,7 @@ fn asking(limits: SessionLimits, id: u16, shards: u16) -> Rig {
     Rig::made(&disk, config)
 }
 
-fn may(access: Access) -> Verdict {
+pub fn may(access: Access) -> Verdict {
     Ok(Claims {
         access,
         ..Claims::default()
@@ -40,7 +40,7 @@ impl Rig {
     }
 
     /// A client that was let in and greeted.
-    fn open_as(&mut self, room: &str, verdict: Verdict) -> ConnId {
+    pub fn open_as(&mut self, room: &str, verdict: Verdict) -> ConnId {
         let conn = self.open_without_turn(room);
         self.turn();
         self.answer(conn, verdict);

@@ -14,6 +14,10 @@ fn large(kib: usize, limits: SessionLimits) -> (Rig, Replica, ConnId) {
     rig.turn();
     rig.settle();
     rig.data(a);
+    // The update itself is kept for those who are still to hear of it.
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.stats().answer_bytes, 0);
+    rig.data(a);
     rig.frames_peak = 0;
     (rig, doc, a)
 }

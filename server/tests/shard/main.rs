@@ -6,7 +6,6 @@ mod floods;
 mod hot;
 mod identity;
 mod joiners;
-mod large;
 mod presence;
 mod rig;
 mod slow;

@@ -235,3 +235,78 @@ fn diffs_for_a_slow_reader_do_not_pile_up() {
         "it gets the latest, not all that was"
     );
 }
+
+fn crowd(rig: &mut Rig, sessions: usize) -> Vec<ConnId> {
+    let conns: Vec<_> = (0..sessions).map(|_| rig.open("room")).collect();
+    for &conn in &conns {
+        rig.data(conn);
+    }
+    conns
+}
+
+#[test]
+fn a_large_update_goes_out_in_slices_and_is_kept_once() {
+    let mut rig = Rig::new(false, limits());
+    let conns = crowd(&mut rig, 200);
+    let (a, b) = (conns[0], conns[1]);
+    let doc = Replica::new(1);
+    let large = sync(2, &doc.write(&"x".repeat(2 << 20)));
+    let small = sync(2, &doc.write("after"));
+    let both = [large, small];
+    rig.frames_peak = 0;
+    rig.say(a, &[&both[0], &both[1]]);
+    rig.turn();
+    // All but two have stopped reading.
+    for &conn in &conns[2..] {
+        rig.block(conn);
+    }
+    rig.settle();
+    let mut peak = rig.stats().answer_bytes;
+    assert!(rig.data(a) == both, "its echoes, in order");
+    assert!(rig.data(b) == both);
+    // They take a slice now and then.
+    for _ in 0..300 {
+        for &conn in &conns[2..] {
+            rig.drain(conn);
+        }
+        rig.turn();
+        rig.turn();
+        for &conn in &conns[2..] {
+            rig.block(conn);
+        }
+        rig.turn();
+        peak = peak.max(rig.stats().answer_bytes);
+    }
+    assert!((2 << 20..(2 << 20) + 1024).contains(&peak), "{peak}");
+    for &conn in &conns[2..] {
+        assert!(rig.data(conn) == both, "they go on where they were");
+    }
+    let frames = rig.frames_peak;
+    assert!(frames < 20 << 20, "a turn's frames: {frames}");
+    rig.pass(Duration::from_secs(3));
+    assert_eq!(rig.stats().answer_bytes, 0);
+}
+
+#[test]
+fn a_turn_that_is_large_for_all_of_a_room_goes_out_in_parts() {
+    let mut rig = Rig::new(false, limits());
+    let conns = crowd(&mut rig, 100);
+    rig.frames_peak = 0;
+    let mut said = Vec::new();
+    for (&conn, client) in conns[..15].iter().zip(1..) {
+        let update = sync(2, &Replica::new(client).write(&"x".repeat(60_000)));
+        rig.say(conn, &[&update]);
+        said.push(update);
+    }
+    rig.turn();
+    assert!(
+        rig.heard(conns[99]).is_empty(),
+        "nobody gets 900 KB in a turn"
+    );
+    rig.settle();
+    let frames = rig.frames_peak;
+    assert!(frames < 12 << 20, "a turn's frames: {frames}");
+    assert!(rig.data(conns[99]) == said);
+    let of_others = rig.data(conns[0]);
+    assert!(of_others.len() == 15 && said.iter().all(|update| of_others.contains(update)));
+}

@@ -4,6 +4,7 @@ use super::format::{self, Body, ENTRY_ALIGN, EntryHeader};
 use super::read;
 use crate::index::SnapshotRef;
 use crate::paths::ShardDir;
+use crate::watch::{WatchJob, within};
 use collabblocks_wal::{AlignedBuf, BLOCK_BYTES, Disk, Lsn, RoomKey};
 use std::io;
 use std::ops::Range;
@@ -125,13 +126,19 @@ pub(crate) struct Stored {
 }
 
 /// Compresses, checks and stores a batch of rooms (blocking).
-pub(crate) fn store(disk: &dyn Disk, dir: &ShardDir, tail: Tail, batch: Vec<Encoded>) -> Stored {
+pub(crate) fn store(
+    disk: &dyn Disk,
+    dir: &ShardDir,
+    tail: Tail,
+    batch: Vec<Encoded>,
+    watch: &dyn WatchJob,
+) -> Stored {
     let mut writer = Writer::new(dir, tail);
     let rooms = batch
         .into_iter()
         .map(|room| {
-            let stored =
-                prepare(&room).map(|(header, payload)| writer.push(&room.name, header, &payload));
+            let stored = within(watch, &room.name, || prepare(&room))
+                .map(|(header, payload)| writer.push(&room.name, header, &payload));
             (room.name, stored)
         })
         .collect();

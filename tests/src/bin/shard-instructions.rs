@@ -1,19 +1,24 @@
-//! Feeds a shard with the events of a load, for callgrind to count what they cost.
+//! Feeds a shard with the events of a load, for callgrind to count what they cost, and counts what they
+//! allocate.
 //!
 //! `shard-instructions SHAPE` opens the shape's rooms on the real engine over a disk in memory, lets
 //! its clients type for a while, and then for a while longer: that part goes through
 //! [`Bench::measured`], so that `valgrind --toggle-collect` counts the shard and nothing else. Time
-//! is virtual and the same in every run, as is all that clients send. `cargo xtask instructions`
-//! runs it.
+//! is virtual and the same in every run, as is all that clients send. What that part delivered and
+//! allocated is printed. `cargo xtask instructions` runs it.
 
 use collabblocks_server::shard::{
     Admission, ConnId, Effect, Effects, Event, Instant, SessionLimits, Shard, ShardConfig, ShardId,
 };
 use collabblocks_storage_engine::{Engine, EngineConfig, Job, Limits};
+use collabblocks_tests::allocations::{self, Counted, CountingAllocator};
 use collabblocks_wal::sim_disk::SimDisk;
 use collabblocks_wal::{Disk, Identity, WriteJob};
 use std::path::Path;
 use std::sync::Arc;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// How long a write of the log takes, in virtual nanoseconds.
 const WRITE_NS: u64 = 300_000;
@@ -87,6 +92,17 @@ fn main() -> std::process::ExitCode {
         eprintln!("usage: shard-instructions {}", names.join("|"));
         return std::process::ExitCode::from(2);
     };
+    let (delivered, counted) = run(shape);
+    println!("delivered {delivered}");
+    println!("edits {}", shape.measured);
+    println!("allocations {}", counted.allocations);
+    println!("bytes {}", counted.bytes);
+    std::process::ExitCode::SUCCESS
+}
+
+/// What a load's measured part delivered, and what the shard allocated for it.
+fn run(shape: &Shape) -> (u64, Counted) {
+    let before = allocations::counted();
     let mut bench = Bench::new();
     bench.settle();
     for room in 0..shape.rooms {
@@ -114,8 +130,12 @@ fn main() -> std::process::ExitCode {
         "{} sends for {delivered} deliveries",
         bench.sends
     );
-    println!("{delivered} delivered");
-    std::process::ExitCode::SUCCESS
+    let counted = allocations::counted();
+    let counted = Counted {
+        allocations: counted.allocations - before.allocations,
+        bytes: counted.bytes - before.bytes,
+    };
+    (delivered, counted)
 }
 
 impl Bench {
@@ -160,7 +180,9 @@ impl Bench {
 
     fn feed(&mut self, event: Event<'_>) {
         if self.counting {
+            allocations::count(true);
             self.measured(event);
+            allocations::count(false);
         } else {
             self.shard
                 .on_event(Instant(self.now), event, &mut self.effects);
@@ -176,7 +198,9 @@ impl Bench {
 
     fn turn(&mut self) {
         self.feed(Event::TurnEnd);
-        for effect in std::mem::take(&mut self.effects.list) {
+        // As a runtime does, the list is emptied and kept.
+        let mut list = std::mem::take(&mut self.effects.list);
+        for effect in list.drain(..) {
             match effect {
                 Effect::Send { .. } => self.sends += 1,
                 Effect::WriteLog { job, lazy } => {
@@ -189,6 +213,7 @@ impl Bench {
                 other => panic!("the load asks for no {other:?}"),
             }
         }
+        self.effects.list = list;
         self.effects.frames.clear();
     }
 
@@ -301,4 +326,39 @@ fn write_uint(mut value: u64, out: &mut Vec<u8>) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rooms of more than 200 keep the turn's frames for their groups, so they are compared among
+    /// themselves.
+    #[test]
+    fn nothing_is_allocated_for_a_recipient() {
+        for (few, many) in [(11, 190), (250, 950)] {
+            let room = |clients| run(&one_room("room", clients, 200, 100)).1;
+            let (few, many) = (room(few), room(many));
+            assert!(few.allocations > 0);
+            assert_eq!(few, many, "fewer and more recipients");
+        }
+    }
+
+    #[test]
+    fn what_is_allocated_while_counting_is_counted() {
+        let before = allocations::counted();
+        let uncounted = vec![1_u8; 50];
+        allocations::count(true);
+        let mut counted = Vec::<u8>::with_capacity(100);
+        counted.resize(100, 1);
+        let alone = allocations::counted();
+        counted.reserve_exact(200);
+        allocations::count(false);
+        drop(uncounted.into_iter().map(u64::from).collect::<Vec<_>>());
+        let after = allocations::counted();
+        assert_eq!(alone.allocations - before.allocations, 1);
+        assert_eq!(alone.bytes - before.bytes, 100);
+        assert_eq!(after.allocations - before.allocations, 2);
+        assert_eq!(after.bytes - before.bytes, 400);
+    }
 }

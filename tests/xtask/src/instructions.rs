@@ -1,4 +1,5 @@
-//! Instructions of the pure shard for each delivered edit, counted by callgrind, against a baseline.
+//! What the pure shard executes, counted by callgrind, and what it allocates, counted by its allocator,
+//! against a baseline.
 //!
 //! A count hardly depends on the machine and not at all on how busy it is, so it shows a regression
 //! that CPU times hide.
@@ -16,9 +17,13 @@ const SHAPES: &[&str] = &["fanout-10", "fanout-100", "fanout-500", "rooms-200"];
 const BASELINE: &str = "tests/instructions.txt";
 
 const HEAD: &str = "\
-# Instructions of the shard for each delivered edit, as callgrind counts them in a release build.
+# What the shard does in each load, in a release build: instructions for each delivered edit, as
+# callgrind counts them, and allocations and allocated bytes for each edit, to however many it goes.
 # Written by `cargo xtask instructions --bless`.
 ";
+
+/// What is counted of each load, in the order of the baseline's lines.
+const FIGURES: &[&str] = &["instructions", "allocations", "bytes"];
 
 /// How much above the baseline fails.
 const RISE_MAX: f64 = 1.05;
@@ -40,9 +45,14 @@ pub fn check(root: &Path, bless: bool) -> Outcome {
     let mut counted = BTreeMap::new();
     for shape in SHAPES {
         match count(root, shape) {
-            Ok(figure) => counted.insert((*shape).to_owned(), figure),
+            Ok(figures) => counted.extend(
+                FIGURES
+                    .iter()
+                    .zip(figures)
+                    .map(|(what, figure)| (format!("{shape} {what}"), figure)),
+            ),
             Err(outcome) => return outcome,
-        };
+        }
     }
     let path = root.join(BASELINE);
     if bless {
@@ -57,8 +67,8 @@ pub fn check(root: &Path, bless: bool) -> Outcome {
     }
 }
 
-/// Instructions for each delivered edit in one load.
-fn count(root: &Path, shape: &str) -> Result<f64, Outcome> {
+/// The figures of one load.
+fn count(root: &Path, shape: &str) -> Result<[f64; 3], Outcome> {
     let folder = target(root);
     let (binary, counts) = (
         folder.join("release/shard-instructions"),
@@ -87,43 +97,45 @@ fn count(root: &Path, shape: &str) -> Result<f64, Outcome> {
     let said = command(root, &binary.to_string_lossy(), &[shape])
         .output()
         .map_err(|error| failed(error.to_string()))?;
-    let delivered = String::from_utf8_lossy(&said.stdout)
-        .split(' ')
-        .next()
-        .and_then(|count| count.parse::<f64>().ok());
-    match collected.zip(delivered) {
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let says = |name: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse::<f64>().ok().filter(|count| *count > 0.0)
+    };
+    let figures = || {
         // No count means that the marked function went by another name.
-        Some((collected, delivered)) if collected > 0.0 && delivered > 0.0 => {
-            Ok(collected / delivered)
-        }
-        _ => Err(failed("callgrind counted nothing".to_owned())),
-    }
+        let collected = collected.filter(|count| *count > 0.0)?;
+        let (delivered, edits) = (says("delivered ")?, says("edits ")?);
+        let (allocations, bytes) = (says("allocations ")?, says("bytes ")?);
+        Some([collected / delivered, allocations / edits, bytes / edits])
+    };
+    figures().ok_or_else(|| failed("nothing was counted".to_owned()))
 }
 
 fn written(counted: &BTreeMap<String, f64>) -> String {
     counted
         .iter()
-        .fold(HEAD.to_owned(), |text, (shape, figure)| {
-            text + &format!("{shape} {figure:.1}\n")
+        .fold(HEAD.to_owned(), |text, (name, figure)| {
+            text + &format!("{name} {figure:.2}\n")
         })
 }
 
 fn read(text: &str) -> BTreeMap<String, f64> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(shape, figure)| Some((shape.to_owned(), figure.trim().parse().ok()?)))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, figure)| Some((name.to_owned(), figure.trim().parse().ok()?)))
         .collect()
 }
 
 fn lines(counted: &BTreeMap<String, f64>, baseline: &BTreeMap<String, f64>) -> Vec<String> {
     counted
         .iter()
-        .map(|(shape, figure)| {
-            let change = baseline.get(shape).map_or("no baseline".to_owned(), |was| {
+        .map(|(name, figure)| {
+            let change = baseline.get(name).map_or("no baseline".to_owned(), |was| {
                 format!("{:+.1} %", (figure / was - 1.0) * 100.0)
             });
-            format!("{shape}: {figure:.1} instructions for each delivered edit ({change})")
+            format!("{name}: {figure:.2} ({change})")
         })
         .collect()
 }
@@ -132,12 +144,12 @@ fn judge(counted: &BTreeMap<String, f64>, baseline: &BTreeMap<String, f64>) -> O
     let mut lines = lines(counted, baseline);
     let risen: Vec<&str> = counted
         .iter()
-        .filter(|(shape, figure)| {
+        .filter(|(name, figure)| {
             baseline
-                .get(*shape)
+                .get(*name)
                 .is_none_or(|was| **figure > was * RISE_MAX)
         })
-        .map(|(shape, _)| shape.as_str())
+        .map(|(name, _)| name.as_str())
         .collect();
     if risen.is_empty() {
         return Outcome::Passed(lines);
@@ -155,7 +167,7 @@ mod tests {
     use super::*;
 
     fn figures(values: [f64; 2]) -> BTreeMap<String, f64> {
-        ["a", "b"]
+        ["a instructions", "b allocations"]
             .map(str::to_owned)
             .into_iter()
             .zip(values)
@@ -170,7 +182,7 @@ mod tests {
         assert!(outcome.failed());
         let last = outcome.lines().last().expect("a reason");
         assert!(
-            last.starts_with("b: ") && last.contains("--bless"),
+            last.starts_with("b allocations: ") && last.contains("--bless"),
             "{last}"
         );
         assert!(judge(&was, &BTreeMap::new()).failed(), "no baseline");
@@ -178,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let was = figures([2_312.9, 172.4]);
+        let was = figures([2_312.9, 0.25]);
         assert_eq!(read(&written(&was)), was);
     }
 
@@ -186,7 +198,12 @@ mod tests {
     fn the_baseline_holds_every_load() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let text = fs::read_to_string(root.join(BASELINE)).expect("it is committed");
-        let shapes: Vec<String> = read(&text).into_keys().collect();
-        assert_eq!(shapes, SHAPES);
+        let names: Vec<String> = read(&text).into_keys().collect();
+        let mut all: Vec<String> = SHAPES
+            .iter()
+            .flat_map(|shape| FIGURES.iter().map(move |what| format!("{shape} {what}")))
+            .collect();
+        all.sort();
+        assert_eq!(names, all);
     }
 }

@@ -48,7 +48,7 @@ impl Rig {
             listeners: Vec::new(),
             inbox: post.inbox,
             outbox: post.outbox,
-            jobs: workers.sender(post.jobs, post.wake.clone()),
+            jobs: workers.sender(ShardId(0), post.jobs, post.wake.clone()),
             identity: Asker::new(None, post.identity, post.wake.clone()),
             wake: post.wake,
             log_ends: post.log,
