@@ -17,6 +17,11 @@ impl LargeUpdate {
         Self { bytes, start }
     }
 
+    /// Gives back memory that its buffer does not need.
+    pub fn shrink_to_fit(&mut self) {
+        self.bytes.shrink_to_fit();
+    }
+
     /// Bytes of memory that it takes.
     pub fn memory_bytes(&self) -> usize {
         self.bytes.capacity()

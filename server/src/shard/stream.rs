@@ -33,7 +33,8 @@ struct Message {
 }
 
 impl Messages {
-    fn push(&mut self, head: Vec<u8>, body: LargeUpdate) {
+    fn push(&mut self, head: Vec<u8>, mut body: LargeUpdate) {
+        body.shrink_to_fit();
         self.size += head.capacity() + body.memory_bytes();
         let end = self.len() + head.len() + body.len();
         self.list.push(Message { head, body, end });
