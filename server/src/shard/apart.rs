@@ -3,7 +3,7 @@
 
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
-use collabblocks_storage_engine::{Outcome, Refusal, RoomId};
+use collabblocks_storage_engine::{Applied, LargeUpdate, Outcome, Refusal, RoomId};
 
 /// What a room's document is away for, and what waits for it.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ struct Making {
 #[derive(Debug)]
 struct Waiting {
     from: ConnId,
-    update: Box<[u8]>,
+    update: LargeUpdate,
     reply: bool,
 }
 
@@ -48,16 +48,16 @@ impl Shard {
         now: Instant,
         id: ConnId,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         reply: bool,
     ) {
         self.mark_before_large(room_id);
         match self.engine.apply_apart(room_id, update, reply) {
             Ok(()) => self.apart(room_id).applying = Some((id, reply)),
-            Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
+            Err((Refusal::Unavailable(_), update)) if self.engine.is_apart(room_id) => {
                 self.keep_until_back(now, id, room_id, update, reply);
             }
-            Err(refusal) => self.on_refusal(now, id, &refusal),
+            Err((refusal, _)) => self.on_refusal(now, id, &refusal),
         }
     }
 
@@ -71,12 +71,12 @@ impl Shard {
         now: Instant,
         id: ConnId,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         reply: bool,
     ) {
         let limits = self.config.limits;
         // Of small ones the place in the queue is most of it.
-        let bytes = update.len() + size_of::<Waiting>();
+        let bytes = update.memory_bytes() + size_of::<Waiting>();
         let all = self.apart_bytes + bytes;
         let apart = self.apart(room_id);
         let of_room = apart.bytes + bytes;
@@ -88,7 +88,7 @@ impl Shard {
         apart.bytes = of_room;
         apart.updates.push(Waiting {
             from: id,
-            update: update.into(),
+            update,
             reply,
         });
         self.apart_bytes = all;
@@ -132,7 +132,7 @@ impl Shard {
         &mut self,
         now: Instant,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         outcome: Result<Outcome, Refusal>,
     ) {
         // Who comes into a room that all had left is told of it by the document.
@@ -141,7 +141,17 @@ impl Shard {
         if let Some((id, reply)) = apart.and_then(|apart| apart.applying.take()) {
             // What somebody wrote who has left waits for the disk, as what was an answer does.
             let reply = reply || self.session(id).is_none();
-            self.on_outcome(now, id, room_id, update, reply, outcome);
+            match outcome {
+                Ok(Outcome {
+                    applied: applied @ (Applied::New | Applied::Known),
+                    durable_at,
+                    ..
+                }) if self.goes_uncopied(update.len()) => {
+                    let relays = applied == Applied::New;
+                    self.on_uncopied(id, room_id, update, relays, durable_at);
+                }
+                outcome => self.on_outcome(now, id, room_id, &update, reply, outcome),
+            }
         }
     }
 
@@ -194,11 +204,7 @@ impl Shard {
             // At the end what is not acknowledged is sent again elsewhere.
             let here = self.session(from).is_some_and(|s| s.room == room_id);
             if here && self.drain == Drain::No {
-                if reply {
-                    self.on_reply(now, from, room_id, &update);
-                } else {
-                    self.on_update(now, from, room_id, &update, false);
-                }
+                self.on_owned_update(now, from, room_id, update, reply);
             }
         }
         for id in apart.asking {

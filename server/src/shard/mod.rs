@@ -16,6 +16,7 @@ mod guests;
 mod held_back;
 mod hot;
 mod identity;
+mod large;
 mod mail;
 mod marks;
 mod pace;
