@@ -195,6 +195,9 @@ keys::config! {
         queue_soft_bytes: usize = 1 << 20, Bound::Range(4 << 10, 1 << 30);
         /// Bytes waiting for one session above which its connection is dropped; it may come back.
         queue_hard_bytes: usize = 64 << 20, Bound::Range(4 << 10, 16 << 30);
+        /// Bytes waiting for all sessions of a core whose sockets take none; above it those for whom
+        /// most waits are dropped; they may come back.
+        queue_core_bytes_max: usize = 256 << 20, Bound::Range(1 << 20, 64 << 30);
         /// Milliseconds within which a client must take a sixteenth of what its socket holds back
         /// (at least 128 KiB, or all), else its connection is dropped; it may come back.
         slow_reader_timeout_ms: u64 = 30_000, Bound::Range(100, 3_600_000);

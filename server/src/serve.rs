@@ -382,6 +382,7 @@ fn shard_config(config: &Config, id: ShardId, shards: u16) -> ShardConfig {
             awareness_clients_max: limits.awareness_clients_max,
             queue_soft_bytes: limits.queue_soft_bytes,
             queue_hard_bytes: limits.queue_hard_bytes,
+            queue_core_bytes_max: limits.queue_core_bytes_max,
             slow_reader_timeout: ms(limits.slow_reader_timeout_ms),
             load_queue_commands_max: limits.load_queue_commands_max,
             load_queue_bytes_max: limits.load_queue_bytes_max,

@@ -5,9 +5,15 @@ use crate::config::{Nanos, Notice, RoomId};
 use crate::engine::{Engine, NOT_READY};
 use crate::guard::{Limits, Refusal};
 use crate::job::Work;
+use crate::large::LargeUpdate;
 use crate::room_doc::{Applied, RoomDoc, in_parts};
 use crate::rooms::DocState;
 use crate::watch::{WatchJob, within};
+use collabblocks_wal::Staged;
+
+/// So many times as large as one that a job applies is an update of which the job makes a batch of the
+/// log, too.
+const STAGED: usize = 16;
 
 /// A document on its way through a job.
 pub(crate) struct Apart {
@@ -20,9 +26,11 @@ pub(crate) struct Apart {
 /// What is to be done with it.
 enum Task {
     Apply {
-        update: Box<[u8]>,
+        update: LargeUpdate,
         cut_gaps: bool,
         limits: Limits,
+        /// From how many bytes on the log's batch is made of it here.
+        stage_bytes_min: usize,
     },
     Diff {
         vector: Box<[u8]>,
@@ -41,7 +49,7 @@ pub(crate) struct ApartDone {
 
 /// What came of it.
 enum Made {
-    Applied(Box<[u8]>, Result<Applied, Refusal>),
+    Applied(LargeUpdate, Result<(Applied, Option<Box<Staged>>), Refusal>),
     Diff(Result<Vec<Vec<u8>>, Refusal>),
     State(Result<Vec<u8>, Refusal>),
 }
@@ -60,8 +68,18 @@ impl Apart {
                 update,
                 cut_gaps,
                 limits,
+                stage_bytes_min,
             } => {
-                let applied = doc.apply_all(&update, cut_gaps, &limits);
+                let applied = doc.apply_all(&update, cut_gaps, &limits).map(|applied| {
+                    let logged = match &applied {
+                        Applied::New => &*update,
+                        Applied::Cut(part) => part,
+                        Applied::Known | Applied::CutKnown => &[],
+                    };
+                    let stages = logged.len() >= stage_bytes_min;
+                    let staged = stages.then(|| Box::new(Staged::new(logged)));
+                    (applied, staged)
+                });
                 Made::Applied(update, applied)
             }
             Task::Diff {
@@ -79,11 +97,16 @@ impl Apart {
 }
 
 impl Engine {
+    /// Whether an update of so many bytes is, whatever it holds, applied by [`Engine::apply_apart`].
+    pub fn is_large(&self, update_bytes: usize) -> bool {
+        update_bytes >= self.config.apart_bytes_min
+    }
+
     /// Whether an update is applied by [`Engine::apply_apart`]: it is large, or may be much work for
     /// the room's document, or such updates were.
     pub fn takes_apart(&self, room: RoomId, update: &[u8]) -> bool {
         let (limits, work) = (&self.config.limits, &self.config.work);
-        update.len() >= self.config.apart_bytes_min
+        self.is_large(update.len())
             || self
                 .ready(room)
                 .is_ok_and(|(_, doc)| doc.is_for_job(update, limits, work))
@@ -101,24 +124,26 @@ impl Engine {
     }
 
     /// As [`Engine::apply`], by a job: [`Notice::Applied`] says how it went. Until then the room is
-    /// not ready, and what others apply to it has to wait.
+    /// not ready, and what others apply to it has to wait. What
+    /// cannot begin comes back.
     pub fn apply_apart(
         &mut self,
         id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         cut_gaps: bool,
-    ) -> Result<(), Refusal> {
-        self.may_apply(id, update.len())?;
-        let limits = self.config.limits.clone();
-        let update = update.into();
-        self.begin_apart(
-            id,
-            Task::Apply {
-                update,
-                cut_gaps,
-                limits,
-            },
-        )
+    ) -> Result<(), (Refusal, LargeUpdate)> {
+        if let Err(refusal) = self.may_apply(id, update.len()) {
+            return Err((refusal, update));
+        }
+        let task = Task::Apply {
+            update,
+            cut_gaps,
+            limits: self.config.limits.clone(),
+            stage_bytes_min: self.config.apart_bytes_min.saturating_mul(STAGED),
+        };
+        self.begin_apart(id, task)
+            .expect("a room that may take an update is ready");
+        Ok(())
     }
 
     /// As [`Engine::diff`], by a job: [`Notice::Diff`] has it, in parts of about so many bytes.
@@ -192,13 +217,13 @@ impl Engine {
         }
         match result {
             Made::Applied(update, applied) => {
-                let outcome = applied.and_then(|applied| {
+                let outcome = applied.and_then(|(applied, staged)| {
                     let DocState::Ready(doc) = &mut self.rooms.get_mut(id).expect("as above").doc
                     else {
                         unreachable!("what failed in the document is no success")
                     };
                     let wanted = doc.take_wanted();
-                    self.log_applied(now, id, &update, applied, wanted)
+                    self.log_applied(now, id, &update, staged, applied, wanted)
                 });
                 notices.push(Notice::Applied {
                     room: id,

@@ -97,7 +97,7 @@ pub enum Notice {
         /// The room.
         room: RoomId,
         /// The update.
-        update: Box<[u8]>,
+        update: crate::LargeUpdate,
         /// How it was taken.
         outcome: Result<Outcome, crate::Refusal>,
     },

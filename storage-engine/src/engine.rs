@@ -13,7 +13,7 @@ use crate::room_doc::{Applied, RoomDoc};
 use crate::rooms::{DocState, Rooms};
 use crate::space::Space;
 use crate::watch::{Watch, Watched};
-use collabblocks_wal::{AppendError, Appended, Log, Lsn, RecordKind, RoomKey};
+use collabblocks_wal::{AppendError, Appended, Log, Lsn, RecordKind, RoomKey, Staged};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl Engine {
         let wanted = doc.take_wanted();
         let after = doc.memory_estimate();
         self.document_bytes = (self.document_bytes + after).saturating_sub(before);
-        self.log_applied(now, id, update, applied, wanted)
+        self.log_applied(now, id, update, None, applied, wanted)
     }
 
     /// Whether a room could take an update of so many bytes now.
@@ -134,12 +134,13 @@ impl Engine {
         }
     }
 
-    /// Logs what a room's document took.
+    /// Logs what a room's document took; `staged` is that, if it is large.
     pub(crate) fn log_applied(
         &mut self,
         now: Nanos,
         id: RoomId,
         update: &[u8],
+        staged: Option<Box<Staged>>,
         applied: Applied,
         wanted: Vec<(u64, u32)>,
     ) -> Result<Outcome, Refusal> {
@@ -158,7 +159,7 @@ impl Engine {
         };
         self.commit
             .on_appended(now, nanos(self.config.commit_delay));
-        let Some(appended) = self.log_update(id, bytes) else {
+        let Some(appended) = self.log_update(id, bytes, staged) else {
             let room = self.rooms.get(id).expect("the room is in use");
             let DocState::Ready(doc) = &room.doc else {
                 unreachable!("it has just taken an update")
@@ -178,7 +179,12 @@ impl Engine {
     }
 
     /// Appends an update, and before a room's first one the room's making.
-    fn log_update(&mut self, id: RoomId, update: &[u8]) -> Option<Appended> {
+    fn log_update(
+        &mut self,
+        id: RoomId,
+        update: &[u8],
+        staged: Option<Box<Staged>>,
+    ) -> Option<Appended> {
         let room = self.rooms.get_mut(id).expect("the room is in use");
         let mut pin = None;
         let key = match room.key {
@@ -200,10 +206,12 @@ impl Engine {
                 key
             }
         };
-        let appended = self
-            .log
-            .append(RecordKind::Update, key, room.seq + 1, &[update])
-            .ok();
+        let seq = room.seq + 1;
+        let appended = match staged {
+            None => self.log.append(RecordKind::Update, key, seq, &[update]),
+            Some(staged) => self.log.append_staged(key, seq, *staged),
+        };
+        let appended = appended.ok();
         if let Some(appended) = appended {
             room.seq += 1;
             room.durable_at = appended.durable_at;

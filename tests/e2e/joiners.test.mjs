@@ -61,7 +61,8 @@ describe('joins of a large document', { skip: OURS_ONLY, timeout: 600_000 }, () 
     const writer = new SyncClient(server.ws, 'large', doc)
     await until('the document to be stored', () => writer.echoed === writer.sent.length && writer.sent.length > 0, 60_000)
     writer.destroy()
-    await sleep(1500)
+    // The update itself is kept a while for those who are still to hear of it.
+    await until('the update to be let go', async () => (await metric(server, 'collabblocks_answer_bytes')) === 0, 20_000)
     held = await rss(server)
     // From here on the peak is that of the joins.
     await writeFile(`/proc/${server.pid}/clear_refs`, '5')

@@ -2,8 +2,10 @@
 
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, RECORD_HEADER_BYTES, padded, payload_crc, record_header,
+    staged_header, staged_payload_crc,
 };
 use crate::{AlignedBuf, Lsn, RecordKind, RoomKey, SegmentId};
+use crc32fast::Hasher;
 
 /// Free buffers kept; more are made while the disk is behind, and dropped after.
 const POOL_BUFFERS_MAX: usize = 4;
@@ -11,6 +13,32 @@ const POOL_BUFFERS_MAX: usize = 4;
 /// Bytes that a record with `payload` bytes takes.
 pub(crate) fn record_bytes(payload: usize) -> usize {
     RECORD_HEADER_BYTES + payload
+}
+
+/// A large payload in the buffer of the batch that it will be written with, checksummed: so that whoever
+/// appends it need not touch its bytes. To be made elsewhere.
+#[derive(Debug)]
+pub struct Staged {
+    buf: AlignedBuf,
+    crc: Hasher,
+}
+
+impl Staged {
+    /// Copies a payload.
+    pub fn new(payload: &[u8]) -> Self {
+        let before = BATCH_HEADER_BYTES + RECORD_HEADER_BYTES;
+        let mut buf = AlignedBuf::with_capacity(padded(before + payload.len()));
+        buf.resize(before);
+        buf.extend_from_slice(payload);
+        let mut crc = Hasher::new();
+        crc.update(payload);
+        Self { buf, crc }
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.buf.as_slice()[BATCH_HEADER_BYTES + RECORD_HEADER_BYTES..]
+    }
 }
 
 /// A batch whose place is fixed, open or closed.
@@ -22,6 +50,8 @@ pub(crate) struct Batch {
     pub(crate) lsn: Lsn,
     buf: AlignedBuf,
     records: u32,
+    /// The checksum of its first record's payload, if that was staged, and where it ends.
+    staged: Option<Box<(Hasher, usize)>>,
     /// Holds records that must not be lost, not merely Seal or CleanShutdown.
     pub(crate) wants_seal: bool,
 }
@@ -45,7 +75,34 @@ impl Batch {
             lsn,
             buf,
             records: 0,
+            staged: None,
             wants_seal: false,
+        }
+    }
+
+    /// A batch that begins with a staged record.
+    pub(crate) fn of_staged(
+        (segment, offset): (SegmentId, u64),
+        lsn: Lsn,
+        kind: RecordKind,
+        room: RoomKey,
+        room_seq: u64,
+        staged: Staged,
+    ) -> Self {
+        let bytes = staged.payload().len();
+        let Staged { mut buf, crc } = staged;
+        let first = Lsn(lsn.0 + BATCH_HEADER_BYTES as u64);
+        let header = staged_header(first, kind, room, room_seq, bytes, &crc);
+        buf.as_mut_slice()[BATCH_HEADER_BYTES..][..RECORD_HEADER_BYTES].copy_from_slice(&header);
+        let end = buf.len();
+        Self {
+            segment,
+            offset,
+            lsn,
+            buf,
+            records: 1,
+            staged: Some(Box::new((crc, end))),
+            wants_seal: true,
         }
     }
 
@@ -95,7 +152,15 @@ impl Batch {
             payload_bytes: u32::try_from(payload.len()).expect("a batch fits a segment"),
             records: self.records,
             previous: finish.previous,
-            payload_crc: payload_crc(finish.salt, payload),
+            payload_crc: match &self.staged {
+                None => payload_crc(finish.salt, payload),
+                Some(staged) => {
+                    let (crc, end) = &**staged;
+                    let after = &self.buf.as_slice()[*end..];
+                    let header = &payload[..RECORD_HEADER_BYTES];
+                    staged_payload_crc(finish.salt, header, crc, after)
+                }
+            },
         };
         let checksum = header.encode(&mut self.buf.as_mut_slice()[..BATCH_HEADER_BYTES]);
         self.buf.resize(padded(self.buf.len()));

@@ -228,14 +228,52 @@ pub(crate) fn record_header(
     payload: &[&[u8]],
 ) -> [u8; RECORD_HEADER_BYTES] {
     let bytes: usize = payload.iter().map(|part| part.len()).sum();
+    let mut header = header_without_crc(kind, room, room_seq, bytes);
+    let crc = record_crc(lsn, &header[4..], payload);
+    put(&mut header, 0, crc.to_le_bytes());
+    header
+}
+
+/// The same, of a payload whose checksum is known.
+pub(crate) fn staged_header(
+    lsn: Lsn,
+    kind: RecordKind,
+    room: RoomKey,
+    room_seq: u64,
+    bytes: usize,
+    payload: &Hasher,
+) -> [u8; RECORD_HEADER_BYTES] {
+    let mut header = header_without_crc(kind, room, room_seq, bytes);
+    let mut crc = Hasher::new();
+    crc.update(&lsn.0.to_le_bytes());
+    crc.update(&header[4..]);
+    crc.combine(payload);
+    put(&mut header, 0, crc.finalize().to_le_bytes());
+    header
+}
+
+/// As [`payload_crc`], of a record's header, its payload, whose checksum is known, and what comes after.
+pub(crate) fn staged_payload_crc(salt: u64, header: &[u8], payload: &Hasher, after: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(&salt.to_le_bytes());
+    hasher.update(header);
+    hasher.combine(payload);
+    hasher.update(after);
+    hasher.finalize()
+}
+
+fn header_without_crc(
+    kind: RecordKind,
+    room: RoomKey,
+    room_seq: u64,
+    bytes: usize,
+) -> [u8; RECORD_HEADER_BYTES] {
     let mut header = [0; RECORD_HEADER_BYTES];
     let len = u32::try_from(bytes).expect("a record fits a segment, a segment's size fits 32 bits");
     put(&mut header, 4, len.to_le_bytes());
     header[8] = kind as u8;
     put(&mut header, 12, room.0.to_le_bytes());
     put(&mut header, 20, room_seq.to_le_bytes());
-    let crc = record_crc(lsn, &header[4..], payload);
-    put(&mut header, 0, crc.to_le_bytes());
     header
 }
 

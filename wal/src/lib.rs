@@ -17,6 +17,7 @@ mod segment;
 pub mod sim_disk;
 mod types;
 
+pub use batch::Staged;
 pub use disk::{AlignedBuf, Disk, FsDisk};
 pub use log::{Log, LogJob, LogJobDone, read};
 pub use types::*;

@@ -6,7 +6,7 @@ mod open;
 pub use job::{LogJob, LogJobDone};
 pub use open::read;
 
-use crate::batch::{Batch, BufferPool, Finish, record_bytes};
+use crate::batch::{Batch, BufferPool, Finish, Staged, record_bytes};
 use crate::format::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, padded};
 use crate::segment::segment_path;
 use crate::{
@@ -94,6 +94,34 @@ impl Log {
         let before = open.bytes();
         let lsn = open.push(kind, room, room_seq, payload);
         self.pending_bytes += open.bytes() - before;
+        Ok(Appended {
+            lsn,
+            durable_at: Lsn(lsn.0 + 1),
+        })
+    }
+
+    /// As [`Log::append`], of an update whose payload is in the buffer of its batch already: it begins
+    /// one, and its bytes are not touched.
+    pub fn append_staged(
+        &mut self,
+        room: RoomKey,
+        room_seq: u64,
+        staged: Staged,
+    ) -> Result<Appended, AppendError> {
+        let kind = RecordKind::Update;
+        let bytes = record_bytes(staged.payload().len());
+        let place = self.next_place(bytes);
+        if self.admit(kind, bytes)? && !self.may_open_in(place.0) {
+            // It fits into the open batch, and nowhere else.
+            return self.append(kind, room, room_seq, &[staged.payload()]);
+        }
+        self.close_open();
+        let lsn = self.address(place);
+        let batch = Batch::of_staged(place, lsn, kind, room, room_seq, staged);
+        self.pending_bytes += batch.bytes();
+        self.tail = place;
+        self.open = Some(batch);
+        let lsn = Lsn(lsn.0 + BATCH_HEADER_BYTES as u64);
         Ok(Appended {
             lsn,
             durable_at: Lsn(lsn.0 + 1),

@@ -117,6 +117,15 @@ pub(crate) fn broken(config: &Config) -> Vec<(&'static str, String)> {
             ),
         ));
     }
+    if limits.queue_core_bytes_max < limits.queue_hard_bytes {
+        broken.push((
+            "limits.queue_core_bytes_max",
+            format!(
+                "{} is less than limits.queue_hard_bytes = {}, which one session may take",
+                limits.queue_core_bytes_max, limits.queue_hard_bytes
+            ),
+        ));
+    }
     if limits.queue_hard_bytes < limits.frame_bytes_max {
         broken.push((
             "limits.queue_hard_bytes",
@@ -225,6 +234,11 @@ mod tests {
                 |c| c.limits.queue_soft_bytes = 65 << 20,
                 "limits.queue_soft_bytes",
                 "more than",
+            ),
+            (
+                |c| c.limits.queue_core_bytes_max = 2 << 20,
+                "limits.queue_core_bytes_max",
+                "one session",
             ),
             (
                 |c| c.limits.queue_hard_bytes = 2 << 20,

@@ -223,6 +223,11 @@ const GAUGES: &[(&str, &str, Read)] = &[
         |s| s.answer_bytes as f64,
     ),
     (
+        "held_back_bytes",
+        "Bytes that wait for sockets that take none",
+        |s| s.held_back_bytes as f64,
+    ),
+    (
         "answers_waiting",
         "Sessions whose sync answer waits for others to have got theirs",
         |s| s.answers_waiting as f64,

@@ -7,6 +7,12 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 /// Frames that one message may come in: more is a flood of crumbs.
 const FRAGMENTS_MAX: u32 = 1024;
+/// A data frame of so many bytes or more is unmasked as it arrives, into the buffer of its message.
+const LARGE_FRAME_BYTES: usize = 64 << 10;
+/// A message's buffer gets its final size when one of so many parts of it has arrived, and that is
+/// [`RESERVES_FROM`] bytes at least: what is announced alone reserves nothing.
+const RESERVES_AT: usize = 8;
+const RESERVES_FROM: usize = 1 << 20;
 /// Longest payload of a control frame (RFC 6455 §5.5).
 const CONTROL_BYTES_MAX: u64 = 125;
 
@@ -15,6 +21,8 @@ const CONTROL_BYTES_MAX: u64 = 125;
 pub enum Message<'a> {
     /// A binary message, unmasked.
     Binary(&'a [u8]),
+    /// One that came in a large frame, in a buffer of its own.
+    Large(Vec<u8>),
     /// A text message, unmasked; not checked to be UTF-8.
     Text(&'a [u8]),
     /// To be answered with a pong of the same payload.
@@ -43,12 +51,29 @@ pub struct Decoder {
     message: Vec<u8>,
     fragments: u32,
     fragments_text: bool,
+    /// Of a large frame that is arriving: whether it is its message's last one, its mask, from the next
+    /// byte on, and how many bytes are to come.
+    large_final: bool,
+    large_mask: [u8; 4],
+    large_left: usize,
 }
 
+/// The frame at the front of some bytes.
 struct Parsed {
     header: FrameHeader,
     start: usize,
     end: usize,
+}
+
+impl Parsed {
+    /// Whether its bytes go to its message as they arrive.
+    fn is_large(&self) -> bool {
+        let data = matches!(
+            self.header.opcode,
+            OpCode::Data(Data::Continue | Data::Text | Data::Binary)
+        );
+        data && self.end - self.start >= LARGE_FRAME_BYTES
+    }
 }
 
 impl Decoder {
@@ -88,9 +113,29 @@ impl Decoder {
     ) -> Result<usize, Violation> {
         let mut at = 0;
         while at < bytes.len() {
+            if self.large_left > 0 {
+                let len = self.large_left.min(bytes.len() - at);
+                if !self.large_part(&mut bytes[at..at + len], each) {
+                    return Ok(bytes.len());
+                }
+                at += len;
+                continue;
+            }
             let Some(frame) = parse(&bytes[at..], message_bytes_max)? else {
                 break;
             };
+            if frame.end > bytes.len() - at {
+                if !frame.is_large() {
+                    break;
+                }
+                let length = frame.end - frame.start;
+                self.data_begins(&frame.header, length, message_bytes_max)?;
+                self.large_final = frame.header.is_final;
+                self.large_mask = frame.header.mask.unwrap_or_default();
+                self.large_left = length;
+                at += frame.start;
+                continue;
+            }
             let payload = &mut bytes[at + frame.start..at + frame.end];
             at += frame.end;
             unmask(payload, frame.header.mask.unwrap_or_default());
@@ -127,43 +172,69 @@ impl Decoder {
             OpCode::Control(Control::Reserved(_)) | OpCode::Data(Data::Reserved(_)) => {
                 Err(protocol("a frame with a reserved opcode"))
             }
-            OpCode::Data(Data::Continue) => {
-                if self.fragments == 0 {
-                    return Err(protocol("a continuation frame without a beginning"));
-                }
-                self.fragment(payload, message_bytes_max)?;
-                if !header.is_final {
-                    return Ok(true);
-                }
-                self.fragments = 0;
-                let message = std::mem::take(&mut self.message);
-                Ok(each(if self.fragments_text {
-                    Message::Text(&message)
+            OpCode::Data(kind @ (Data::Text | Data::Binary))
+                if header.is_final && self.fragments == 0 =>
+            {
+                Ok(each(if kind == Data::Text {
+                    Message::Text(payload)
                 } else {
-                    Message::Binary(&message)
+                    Message::Binary(payload)
                 }))
             }
-            OpCode::Data(kind @ (Data::Text | Data::Binary)) => {
-                if self.fragments > 0 {
-                    return Err(protocol("a new message inside a fragmented one"));
-                }
-                if header.is_final {
-                    return Ok(each(if kind == Data::Text {
-                        Message::Text(payload)
-                    } else {
-                        Message::Binary(payload)
-                    }));
-                }
-                self.fragments_text = kind == Data::Text;
-                self.fragment(payload, message_bytes_max)?;
-                Ok(true)
+            OpCode::Data(Data::Continue | Data::Text | Data::Binary) => {
+                self.data_begins(header, payload.len(), message_bytes_max)?;
+                self.message.extend_from_slice(payload);
+                Ok(!header.is_final || self.message_ends(each))
             }
         }
     }
 
-    fn fragment(&mut self, payload: &[u8], message_bytes_max: usize) -> Result<(), Violation> {
+    /// The next part of a large frame. Whether to go on.
+    fn large_part(&mut self, part: &mut [u8], each: &mut dyn FnMut(Message<'_>) -> bool) -> bool {
+        unmask(part, self.large_mask);
+        self.large_mask.rotate_left(part.len() % 4);
+        let arrived = self.message.len() + part.len();
+        let all = self.message.len() + self.large_left;
+        if arrived > self.message.capacity() && arrived >= (all / RESERVES_AT).max(RESERVES_FROM) {
+            self.message.reserve_exact(self.large_left);
+        }
+        self.message.extend_from_slice(part);
+        self.large_left -= part.len();
+        self.large_left > 0 || !self.large_final || self.message_ends(each)
+    }
+
+    /// The last fragment of a message is there. Whether to go on.
+    fn message_ends(&mut self, each: &mut dyn FnMut(Message<'_>) -> bool) -> bool {
+        self.fragments = 0;
+        let message = std::mem::take(&mut self.message);
+        each(if self.fragments_text {
+            Message::Text(&message)
+        } else if message.len() >= LARGE_FRAME_BYTES {
+            Message::Large(message)
+        } else {
+            Message::Binary(&message)
+        })
+    }
+
+    /// A data frame of so many bytes begins: whether it may, here.
+    fn data_begins(
+        &mut self,
+        header: &FrameHeader,
+        length: usize,
+        message_bytes_max: usize,
+    ) -> Result<(), Violation> {
+        let continues = header.opcode == OpCode::Data(Data::Continue);
+        if continues && self.fragments == 0 {
+            return Err(protocol("a continuation frame without a beginning"));
+        }
+        if !continues && self.fragments > 0 {
+            return Err(protocol("a new message inside a fragmented one"));
+        }
+        if !continues {
+            self.fragments_text = header.opcode == OpCode::Data(Data::Text);
+        }
         self.fragments += 1;
-        if self.message.len() + payload.len() > message_bytes_max {
+        if self.message.len() + length > message_bytes_max {
             return Err(too_big());
         }
         if self.fragments > FRAGMENTS_MAX {
@@ -172,12 +243,11 @@ impl Decoder {
                 reason: "a message in more fragments than this server takes",
             });
         }
-        self.message.extend_from_slice(payload);
         Ok(())
     }
 }
 
-/// The frame at the front of `bytes`, if it is all there. What can be refused by its header alone is
+/// The frame at the front of `bytes`, if its header is there. What can be refused by its header alone is
 /// refused before its payload is waited for.
 fn parse(bytes: &[u8], message_bytes_max: usize) -> Result<Option<Parsed>, Violation> {
     let mut cursor = Cursor::new(bytes);
@@ -204,7 +274,7 @@ fn parse(bytes: &[u8], message_bytes_max: usize) -> Result<Option<Parsed>, Viola
     }
     let start = cursor.position() as usize;
     let end = start + length as usize;
-    Ok((end <= bytes.len()).then_some(Parsed { header, start, end }))
+    Ok(Some(Parsed { header, start, end }))
 }
 
 fn protocol(reason: &'static str) -> Violation {
@@ -315,6 +385,7 @@ mod tests {
             decoder.feed(&mut chunk.to_vec(), 1 << 20, &mut |m| {
                 seen.push(match m {
                     Message::Binary(b) => ('b', b.to_vec()),
+                    Message::Large(b) => ('l', b),
                     Message::Text(b) => ('t', b.to_vec()),
                     Message::Ping(b) => ('i', b.to_vec()),
                     Message::Pong => ('o', vec![]),
@@ -407,6 +478,91 @@ mod tests {
             decoder
                 .feed(&mut chunk.to_vec(), 1 << 20, &mut |_| true)
                 .unwrap();
+        }
+        assert_eq!(decoder.held_bytes(), 0);
+    }
+
+    #[test]
+    fn large_frames_read_the_same_however_they_come() {
+        const LARGE: usize = 70_000;
+        let payload = |seed: usize, len: usize| -> Vec<u8> {
+            (0..len).map(|at| (at * 7 + seed) as u8).collect()
+        };
+        let mask = [1, 2, 3, 250];
+        let frames = [
+            client_frame(0x82, &payload(1, LARGE), mask),
+            client_frame(0x82, b"small", mask),
+            client_frame(0x02, &payload(2, LARGE), mask),
+            client_frame(0x89, b"p", mask),
+            client_frame(0x00, b"little", mask),
+            client_frame(0x80, &payload(3, LARGE + 3), [0; 4]),
+            client_frame(0x81, &payload(4, LARGE), mask),
+        ];
+        let stream = frames.concat();
+        let expected = [
+            ('b', payload(1, LARGE)),
+            ('b', b"small".to_vec()),
+            ('i', b"p".to_vec()),
+            (
+                'b',
+                [payload(2, LARGE), b"little".to_vec(), payload(3, LARGE + 3)].concat(),
+            ),
+            ('t', payload(4, LARGE)),
+        ];
+        for piece in [1, 2, 3, 7, 1000, 4096, 65_536, 65_551, stream.len()] {
+            let pieces: Vec<&[u8]> = stream.chunks(piece).collect();
+            let mut read = read(&pieces).unwrap();
+            for message in &mut read {
+                message.0 = if message.0 == 'l' { 'b' } else { message.0 };
+            }
+            assert!(read == expected, "in pieces of {piece}");
+        }
+        let halves = [&stream[..LARGE], &stream[LARGE..]];
+        assert_eq!(
+            read(&halves).unwrap()[0].0,
+            'l',
+            "it is handed over, not lent"
+        );
+        let text = client_frame(0x01, &payload(1, LARGE), mask);
+        let other = client_frame(0x82, &payload(1, LARGE), mask);
+        let wrong = [text, other].concat();
+        let cut = wrong.len() - 10;
+        assert_eq!(
+            read(&[&wrong[..cut], &wrong[cut..]]).unwrap_err().code,
+            1002
+        );
+        let unbegun = client_frame(0x80, &payload(1, LARGE), mask);
+        assert_eq!(read(&[&unbegun[..99]]).unwrap_err().code, 1002);
+        let pieces = [
+            client_frame(0x02, &vec![0; 1 << 19], mask),
+            client_frame(0x80, &vec![0; (1 << 19) + 1], mask),
+        ];
+        assert_eq!(
+            read(&[&pieces[0], &pieces[1][..99]]).unwrap_err().code,
+            1009
+        );
+    }
+
+    #[test]
+    fn what_is_announced_reserves_nothing() {
+        const ANNOUNCED: usize = 32 << 20;
+        let mut decoder = Decoder::default();
+        let mut sent = client_frame(0x82, &vec![1; ANNOUNCED], [9; 4]);
+        let mut at = 0;
+        for piece in sent.chunks_mut(65_536) {
+            at += piece.len();
+            decoder
+                .feed(piece, ANNOUNCED, &mut |message| {
+                    let Message::Large(message) = message else {
+                        panic!("{message:?}")
+                    };
+                    assert!(message.len() == ANNOUNCED && message.capacity() == ANNOUNCED);
+                    true
+                })
+                .unwrap();
+            let held = decoder.held_bytes();
+            let parts = if at < RESERVES_FROM { 2 } else { RESERVES_AT };
+            assert!(held <= parts * at, "{held} for {at}");
         }
         assert_eq!(decoder.held_bytes(), 0);
     }

@@ -43,11 +43,22 @@ struct Held {
     to: To,
 }
 
+impl Held {
+    /// Bytes of a large update that waits, which are counted with its echo.
+    fn large_bytes(&self) -> usize {
+        match &self.to {
+            To::Echo(_, answer) => answer.size(),
+            _ => 0,
+        }
+    }
+}
+
 /// A FIFO of frames, each with the log address it waits for.
 #[derive(Debug, Default)]
 pub struct Acks {
     queue: VecDeque<Held>,
     bytes: VecDeque<u8>,
+    large_bytes: usize,
 }
 
 impl Acks {
@@ -55,11 +66,13 @@ impl Acks {
     pub fn hold(&mut self, at: Lsn, to: To, frame: &[u8]) {
         let at = self.queue.back().map_or(at, |last| last.at.max(at));
         self.bytes.extend(frame);
-        self.queue.push_back(Held {
+        let held = Held {
             at,
             bytes: frame.len(),
             to,
-        });
+        };
+        self.large_bytes += held.large_bytes();
+        self.queue.push_back(held);
     }
 
     /// The next frame that may go, if any.
@@ -68,6 +81,7 @@ impl Acks {
             return None;
         }
         let held = self.queue.pop_front()?;
+        self.large_bytes -= held.large_bytes();
         Some((
             held.to,
             Released {
@@ -86,7 +100,7 @@ impl Acks {
 
     /// Bytes held, with those of the notes of whom they are for.
     pub fn held_bytes(&self) -> usize {
-        self.bytes.len() + self.queue.len() * size_of::<Held>()
+        self.bytes.len() + self.large_bytes + self.queue.len() * size_of::<Held>()
     }
 
     /// Whether nothing is held.

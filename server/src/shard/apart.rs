@@ -3,7 +3,7 @@
 
 use super::types::{ConnId, Instant};
 use super::{Drain, Shard};
-use collabblocks_storage_engine::{Outcome, Refusal, RoomId};
+use collabblocks_storage_engine::{Applied, LargeUpdate, Outcome, Refusal, RoomId};
 
 /// What a room's document is away for, and what waits for it.
 #[derive(Debug, Default)]
@@ -30,8 +30,15 @@ struct Making {
 #[derive(Debug)]
 struct Waiting {
     from: ConnId,
-    update: Box<[u8]>,
+    update: LargeUpdate,
     reply: bool,
+}
+
+impl Waiting {
+    /// Bytes that it takes. Of small ones the place in the queue is most of it.
+    fn bytes(&self) -> usize {
+        self.update.memory_bytes() + size_of::<Self>()
+    }
 }
 
 impl Apart {
@@ -48,16 +55,16 @@ impl Shard {
         now: Instant,
         id: ConnId,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         reply: bool,
     ) {
         self.mark_before_large(room_id);
         match self.engine.apply_apart(room_id, update, reply) {
             Ok(()) => self.apart(room_id).applying = Some((id, reply)),
-            Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
+            Err((Refusal::Unavailable(_), update)) if self.engine.is_apart(room_id) => {
                 self.keep_until_back(now, id, room_id, update, reply);
             }
-            Err(refusal) => self.on_refusal(now, id, &refusal),
+            Err((refusal, _)) => self.on_refusal(now, id, &refusal),
         }
     }
 
@@ -71,12 +78,16 @@ impl Shard {
         now: Instant,
         id: ConnId,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         reply: bool,
     ) {
         let limits = self.config.limits;
-        // Of small ones the place in the queue is most of it.
-        let bytes = update.len() + size_of::<Waiting>();
+        let waiting = Waiting {
+            from: id,
+            update,
+            reply,
+        };
+        let bytes = waiting.bytes();
         let all = self.apart_bytes + bytes;
         let apart = self.apart(room_id);
         let of_room = apart.bytes + bytes;
@@ -86,12 +97,18 @@ impl Shard {
             return self.close(now, id, 1013, reason, true);
         }
         apart.bytes = of_room;
-        apart.updates.push(Waiting {
-            from: id,
-            update: update.into(),
-            reply,
-        });
+        apart.updates.push(waiting);
         self.apart_bytes = all;
+    }
+
+    /// What waited for a room's document, and goes on waiting as it is.
+    fn keep_rest(&mut self, room_id: RoomId, rest: std::vec::IntoIter<Waiting>) {
+        let bytes = rest.as_slice().iter().map(Waiting::bytes).sum::<usize>();
+        self.apart_bytes += bytes;
+        let apart = self.apart(room_id);
+        debug_assert!(apart.updates.is_empty(), "nothing came since");
+        apart.bytes += bytes;
+        apart.updates = rest.collect();
     }
 
     /// A large answer: a job makes it. Others who lack the same share it then.
@@ -132,7 +149,7 @@ impl Shard {
         &mut self,
         now: Instant,
         room_id: RoomId,
-        update: &[u8],
+        update: LargeUpdate,
         outcome: Result<Outcome, Refusal>,
     ) {
         // Who comes into a room that all had left is told of it by the document.
@@ -141,7 +158,17 @@ impl Shard {
         if let Some((id, reply)) = apart.and_then(|apart| apart.applying.take()) {
             // What somebody wrote who has left waits for the disk, as what was an answer does.
             let reply = reply || self.session(id).is_none();
-            self.on_outcome(now, id, room_id, update, reply, outcome);
+            match outcome {
+                Ok(Outcome {
+                    applied: applied @ (Applied::New | Applied::Known),
+                    durable_at,
+                    ..
+                }) if self.goes_uncopied(update.len()) => {
+                    let relays = applied == Applied::New;
+                    self.on_uncopied(id, room_id, update, relays, durable_at);
+                }
+                outcome => self.on_outcome(now, id, room_id, &update, reply, outcome),
+            }
         }
     }
 
@@ -185,20 +212,22 @@ impl Shard {
             return;
         };
         self.apart_bytes -= apart.bytes;
+        let mut waiting = apart.updates.into_iter();
         for Waiting {
             from,
             update,
             reply,
-        } in apart.updates
+        } in waiting.by_ref()
         {
             // At the end what is not acknowledged is sent again elsewhere.
             let here = self.session(from).is_some_and(|s| s.room == room_id);
             if here && self.drain == Drain::No {
-                if reply {
-                    self.on_reply(now, from, room_id, &update);
-                } else {
-                    self.on_update(now, from, room_id, &update, false);
-                }
+                self.on_owned_update(now, from, room_id, update, reply);
+            }
+            if self.engine.is_apart(room_id) {
+                // There may be much of it, each time.
+                self.keep_rest(room_id, waiting);
+                break;
             }
         }
         for id in apart.asking {

@@ -74,6 +74,8 @@ pub struct SessionLimits {
     pub queue_soft_bytes: usize,
     /// Bytes waiting for one connection before it is closed.
     pub queue_hard_bytes: usize,
+    /// Bytes waiting for all connections whose sockets hold bytes back, before some are closed.
+    pub queue_core_bytes_max: usize,
     /// Time for a connection whose socket holds bytes back to take some before it is closed.
     pub slow_reader_timeout: Duration,
     /// Messages of one session kept while its room loads.
@@ -125,6 +127,7 @@ impl Default for SessionLimits {
             pace: Pace::default(),
             queue_soft_bytes: 1 << 20,
             queue_hard_bytes: 64 << 20,
+            queue_core_bytes_max: 256 << 20,
             slow_reader_timeout: Duration::from_secs(30),
             load_queue_commands_max: 1000,
             load_queue_bytes_max: 5 << 20,

@@ -294,8 +294,8 @@ impl Shard {
                     if queue.paused {
                         effects.list.push(Effect::Read { conn: id, on: true });
                     }
-                    for message in &queue.messages {
-                        self.on_binary(now, id, message);
+                    for message in queue.messages {
+                        self.on_large_binary(now, id, message.into_vec());
                     }
                 }
             }
@@ -303,7 +303,7 @@ impl Shard {
                 room,
                 update,
                 outcome,
-            } => self.on_applied(now, room, &update, outcome),
+            } => self.on_applied(now, room, update, outcome),
             Notice::Diff { room, diff } => self.on_diff(now, room, diff),
             Notice::RoomFailed(room_id, reason) => {
                 tracing::error!(

@@ -33,6 +33,8 @@ pub struct Connection {
     pub generation: u32,
     /// The socket holds back bytes, and has taken none since then; nothing is sent meanwhile.
     pub blocked_since: Option<Instant>,
+    /// What waited for its socket when that was counted last.
+    pub held_back: usize,
     /// On the shard's list of connections to flush.
     pub touched: bool,
     /// A ping is unanswered.
@@ -197,6 +199,7 @@ impl Connection {
         Self {
             generation: id.generation,
             blocked_since: None,
+            held_back: 0,
             touched: false,
             pinged: false,
             peer,

@@ -176,6 +176,8 @@ impl Shard {
             if blocked && !says_goodbye {
                 if connection.waiting_bytes() > hard {
                     self.give_up(now, id);
+                } else {
+                    self.count_held_back(id);
                 }
             } else if streams || !connection.out.is_empty() {
                 let connection = self.connections[id.slot as usize]
@@ -207,6 +209,7 @@ impl Shard {
         }
         touched.append(&mut self.touched);
         self.touched = touched;
+        self.bound_held_back(now);
     }
 
     /// A reader too slow to be kept: it may come back and get a diff.

@@ -13,8 +13,10 @@ mod effect;
 mod event;
 mod fanout;
 mod guests;
+mod held_back;
 mod hot;
 mod identity;
+mod large;
 mod mail;
 mod marks;
 mod pace;
@@ -90,6 +92,8 @@ pub struct Shard {
     origin_logged: Option<Instant>,
     /// Bytes of half-sent messages of all connections.
     half_read_bytes: usize,
+    /// Bytes that wait for sockets that take none.
+    held_back_bytes: usize,
     /// Bytes of messages that wait for their room to load.
     loading_bytes: usize,
     /// Bytes of updates that wait for their room's document.
@@ -147,6 +151,7 @@ impl Shard {
             authenticating: 0,
             origin_logged: None,
             half_read_bytes: 0,
+            held_back_bytes: 0,
             loading_bytes: 0,
             apart_bytes: 0,
             frames_peak: 0,
@@ -255,6 +260,7 @@ impl Shard {
                 stats.sessions_behind = self.counts.behind + self.away.behind() as u64;
                 stats.ack_queue_bytes = self.acks.held_bytes() as u64;
                 stats.answer_bytes = self.answers.alive_bytes() as u64;
+                stats.held_back_bytes = self.held_back_bytes as u64;
                 stats.answers_waiting = self.waiting.len() as u64;
                 effects
                     .list
@@ -372,6 +378,7 @@ impl Shard {
         if let Some(connection) = self.connections[id.slot as usize].take() {
             self.live -= 1;
             self.half_read_bytes -= connection.decoder.held_bytes();
+            self.held_back_bytes -= connection.held_back;
         }
     }
 

@@ -515,7 +515,7 @@ mod tests {
     #[test]
     fn a_large_update_comes_after_what_was_before_it() {
         let mut room = room();
-        let answer = Answers::default().update(vec![7; 1000]);
+        let answer = Answers::default().update(vec![7; 1000].into());
         let from = room.stream_offset;
         room.behind = 1;
         for large in [Some(&answer), None] {

@@ -98,6 +98,16 @@ impl Shard {
                 if session.loading.is_none() {
                     self.on_binary(now, id, bytes);
                 } else {
+                    self.keep_until_loaded(now, id, bytes.to_vec(), effects);
+                }
+            }
+            Message::Large(bytes) => {
+                let Some(session) = self.session(id) else {
+                    return;
+                };
+                if session.loading.is_none() {
+                    self.on_large_binary(now, id, bytes);
+                } else {
                     self.keep_until_loaded(now, id, bytes, effects);
                 }
             }
@@ -116,7 +126,13 @@ impl Shard {
     }
 
     /// A binary message of a session whose room is being loaded.
-    fn keep_until_loaded(&mut self, now: Instant, id: ConnId, bytes: &[u8], effects: &mut Effects) {
+    fn keep_until_loaded(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: Vec<u8>,
+        effects: &mut Effects,
+    ) {
         let limits = self.config.limits;
         let Some(room_id) = self.session(id).map(|session| session.room) else {
             return;
@@ -134,7 +150,7 @@ impl Shard {
             return self.close(now, id, 1013, reason, true);
         }
         queue.bytes += bytes.len();
-        queue.messages.push(bytes.into());
+        queue.messages.push(bytes.into_boxed_slice());
         let pauses = full
             || queue.messages.len() >= limits.load_queue_commands_max
             || queue.bytes >= limits.load_queue_bytes_max;
@@ -190,7 +206,7 @@ impl Shard {
         let may_write = self.session(id).is_some_and(|s| !s.is_read_only());
         if may_write && self.engine.is_apart(room_id) {
             // It answers after what the client sent before it.
-            return self.keep_until_back(now, id, room_id, update, true);
+            return self.keep_until_back(now, id, room_id, update.into(), true);
         }
         if let Some(session) = self.session(id) {
             session.asked = false;
@@ -208,25 +224,36 @@ impl Shard {
         update: &[u8],
         reply: bool,
     ) {
-        let Some(session) = self.session(id) else {
+        if !self.may_update(now, id, reply) {
             return;
-        };
-        if session.is_read_only() {
-            return self.refuse_update(id, reply);
-        }
-        if self.acks.held_bytes() > self.config.limits.queue_hard_bytes {
-            self.count_refused("acks_full");
-            return self.close(now, id, 1013, "the disk cannot keep up; try later", true);
         }
         if self.engine.takes_apart(room_id, update) {
-            return self.apply_apart(now, id, room_id, update, reply);
+            return self.apply_apart(now, id, room_id, update.into(), reply);
         }
         match self.engine.apply(now.0, room_id, update, reply) {
             Err(Refusal::Unavailable(_)) if self.engine.is_apart(room_id) => {
-                self.keep_until_back(now, id, room_id, update, reply);
+                self.keep_until_back(now, id, room_id, update.into(), reply);
             }
             outcome => self.on_outcome(now, id, room_id, update, reply, outcome),
         }
+    }
+
+    /// Whether an update of a session's is taken, whatever it holds.
+    #[inline]
+    pub(super) fn may_update(&mut self, now: Instant, id: ConnId, reply: bool) -> bool {
+        let Some(session) = self.session(id) else {
+            return false;
+        };
+        if session.is_read_only() {
+            self.refuse_update(id, reply);
+            return false;
+        }
+        if self.acks.held_bytes() > self.config.limits.queue_hard_bytes {
+            self.count_refused("acks_full");
+            self.close(now, id, 1013, "the disk cannot keep up; try later", true);
+            return false;
+        }
+        true
     }
 
     /// The document took an update, or not.
@@ -247,12 +274,7 @@ impl Shard {
                     Applied::Cut(part) => (Some(part.as_slice()), true),
                     Applied::CutKnown => (None, true),
                 };
-                if relay.is_some() {
-                    self.stats.updates += 1;
-                    self.stats.update_bytes += update.len() as u64;
-                } else {
-                    self.stats.updates_known += 1;
-                }
+                self.count_update(relay.is_some(), update.len());
                 // What was cut away is not confirmed: only the part that was taken is echoed.
                 self.accept(
                     id,
@@ -278,6 +300,16 @@ impl Shard {
                 self.on_gap(now, id);
             }
             Err(refusal) => self.on_refusal(now, id, &refusal),
+        }
+    }
+
+    #[inline]
+    pub(super) fn count_update(&mut self, relayed: bool, bytes: usize) {
+        if relayed {
+            self.stats.updates += 1;
+            self.stats.update_bytes += bytes as u64;
+        } else {
+            self.stats.updates_known += 1;
         }
     }
 
@@ -348,14 +380,10 @@ impl Shard {
         if !has_room && (relay.is_none() || update.len() <= slice) {
             return false;
         }
-        let answer = has_room.then(|| self.answers.update(update.to_vec()));
-        if relay.is_some() {
-            self.room(room_id).held += 1;
-            let to = To::Large(room_id, id, answer.clone());
-            self.acks.hold(at, to, &[]);
-        }
+        let answer = has_room.then(|| self.answers.update(update.into()));
+        self.hold_large(id, room_id, relay.is_some(), answer.clone(), at);
         match answer {
-            Some(answer) => self.acks.hold(at, To::Echo(id, answer), &[]),
+            Some(answer) => self.hold_echo(id, answer, relay.is_some(), at),
             None => {
                 let mut frame = Vec::new();
                 y_websocket::update(update, &mut frame);
@@ -366,6 +394,29 @@ impl Shard {
             self.release(self.engine.durable_lsn());
         }
         true
+    }
+
+    /// A large update waits for the log with those who are to hear of it.
+    pub(super) fn hold_large(
+        &mut self,
+        id: ConnId,
+        room_id: RoomId,
+        relays: bool,
+        answer: Option<Rc<Answer>>,
+        at: Lsn,
+    ) {
+        if relays {
+            self.room(room_id).held += 1;
+            self.acks.hold(at, To::Large(room_id, id, answer), &[]);
+        }
+    }
+
+    /// So does its echo, which what was known may get at once.
+    pub(super) fn hold_echo(&mut self, id: ConnId, answer: Rc<Answer>, relays: bool, at: Lsn) {
+        self.acks.hold(at, To::Echo(id, answer), &[]);
+        if !relays {
+            self.release(self.engine.durable_lsn());
+        }
     }
 
     /// The room lacks what the client's content builds on: the client is asked again when that came.
@@ -382,7 +433,7 @@ impl Shard {
     }
 
     /// The room has grown: whoever has content that builds on it is asked.
-    fn ask_again(&mut self, room_id: RoomId) {
+    pub(super) fn ask_again(&mut self, room_id: RoomId) {
         if self.room(room_id).asks.is_empty() {
             return;
         }

@@ -107,6 +107,8 @@ pub struct Stats {
     pub ack_queue_bytes: u64,
     /// Bytes of large answers that are being sent, or kept for who asks the same, now.
     pub answer_bytes: u64,
+    /// Bytes that wait for sockets that take none, now.
+    pub held_back_bytes: u64,
     /// Sessions whose answer waits for others to have got theirs, now.
     pub answers_waiting: u64,
     /// What was refused or closed, by reason.
@@ -142,6 +144,7 @@ impl Default for Stats {
             send_bytes: 0,
             ack_queue_bytes: 0,
             answer_bytes: 0,
+            held_back_bytes: 0,
             answers_waiting: 0,
             refused: BTreeMap::new(),
             commit_ns: histogram(NS_MAX),

@@ -5,6 +5,7 @@
 use super::types::Instant;
 use crate::dialect::y_websocket;
 use crate::edge::websocket;
+use collabblocks_storage_engine::LargeUpdate;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
@@ -26,14 +27,15 @@ pub struct Messages {
 #[derive(Debug)]
 struct Message {
     head: Vec<u8>,
-    body: Vec<u8>,
+    body: LargeUpdate,
     /// Where it ends among the bytes of all.
     end: usize,
 }
 
 impl Messages {
-    fn push(&mut self, head: Vec<u8>, body: Vec<u8>) {
-        self.size += head.capacity() + body.capacity();
+    fn push(&mut self, head: Vec<u8>, mut body: LargeUpdate) {
+        body.shrink_to_fit();
+        self.size += head.capacity() + body.memory_bytes();
         let end = self.len() + head.len() + body.len();
         self.list.push(Message { head, body, end });
     }
@@ -120,14 +122,14 @@ impl Answers {
             last = parts.remove(0);
         }
         for part in parts {
-            messages.push(y_websocket::update_head(part.len()), part);
+            messages.push(y_websocket::update_head(part.len()), part.into());
         }
-        messages.push(y_websocket::reply_head(last.len()), last);
+        messages.push(y_websocket::reply_head(last.len()), last.into());
         self.count(Arc::new(messages))
     }
 
     /// A large update, kept for those who are to hear of it.
-    pub fn update(&mut self, update: Vec<u8>) -> Rc<Answer> {
+    pub fn update(&mut self, update: LargeUpdate) -> Rc<Answer> {
         let mut messages = Messages::default();
         messages.push(y_websocket::update_head(update.len()), update);
         self.far_update(Arc::new(messages))
@@ -304,7 +306,7 @@ mod tests {
         for end in ends {
             let bytes: Vec<u8> = (messages.len()..*end).map(|at| at as u8).collect();
             let (head, body) = bytes.split_at(bytes.len() / 3);
-            messages.push(head.to_vec(), body.to_vec());
+            messages.push(head.to_vec(), body.to_vec().into());
         }
         answers.count(Arc::new(messages))
     }

@@ -245,6 +245,7 @@ impl Shard {
         {
             behind.part_bytes = PART_BYTES_MIN;
         }
+        self.count_held_back(id);
         self.fall_behind(id);
     }
 
@@ -294,6 +295,7 @@ impl Shard {
         };
         connection.blocked_since = None;
         connection.unsent_bytes = 0;
+        self.count_held_back(id);
         self.go_on_streaming(id);
         self.list(id);
     }

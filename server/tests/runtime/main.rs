@@ -39,6 +39,7 @@ macro_rules! on_each_runtime {
 on_each_runtime!(
     bytes_come_back_in_order,
     a_turn_is_shared_by_all_its_recipients,
+    more_bytes_are_there_than_there_are_buffers_for,
     two_thousand_handoffs_lose_no_byte_and_no_descriptor,
     a_full_mailbox_refuses_the_handoff,
     a_slow_reader_is_blocked_then_drained_and_gets_all_in_order,
@@ -124,6 +125,31 @@ fn bytes_come_back_in_order(runtime: RuntimeKind) {
         let thread = std::thread::spawn(move || writer.write_all(&sent).unwrap());
         expect(&mut stream, &bytes);
         thread.join().unwrap();
+    }
+    stage.end();
+}
+
+fn more_bytes_are_there_than_there_are_buffers_for(runtime: RuntimeKind) {
+    // A core of the ring has 256 receive buffers of 16 KiB, which all connections share.
+    const CLIENTS: usize = 600;
+    const BYTES: usize = 150_000;
+    let mut set = Set::of(runtime);
+    set.shards = 1;
+    let stage = set.start();
+    let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| stage.connect("echo\n")).collect();
+    let received = || get(&stage.counts.received_bytes) as usize;
+    until("all are there", || received() == CLIENTS * "echo\n".len());
+    let sleeper = "first sleep 500\n";
+    let _sleeper = stage.connect(sleeper);
+    until("the core sleeps", || {
+        received() >= CLIENTS * "echo\n".len() + sleeper.len()
+    });
+    let bytes = |client: usize| -> Vec<u8> { (client..client + BYTES).map(toy::pattern).collect() };
+    for (client, stream) in clients.iter_mut().enumerate() {
+        stream.write_all(&bytes(client)).unwrap();
+    }
+    for (client, stream) in clients.iter_mut().enumerate() {
+        expect(stream, &bytes(client));
     }
     stage.end();
 }

@@ -1,13 +1,15 @@
 //! Large work on a document is done by a job: its room waits, and nobody else.
 
 use crate::identity::may;
-use crate::rig::{Replica, Rig, awareness, config, sync};
+use crate::rig::{Replica, Rig, awareness, config, engine_config, sync};
 use crate::{PONG, limits};
 use collabblocks_server::shard::{
     Access, ConnId, ControlReply, ControlRequest, Event, SessionLimits, ShardConfig,
 };
+use collabblocks_storage_engine::{EngineConfig, WorkLimits};
 use collabblocks_wal::Disk;
 use collabblocks_wal::sim_disk::SimDisk;
+use std::cell::Cell;
 use std::sync::Arc;
 
 const LARGE: usize = 1000;
@@ -280,4 +282,100 @@ fn a_drain_waits_for_the_job() {
     assert!(heard.iter().all(|(opcode, _)| *opcode != PONG));
     assert!(heard.contains(&(2, large)), "it is acknowledged before");
     assert!(matches!(rig.replies[..], [ControlReply::Drained]));
+}
+
+/// So many clients, the first of them with this number, insert a character each at the start of an
+/// empty text.
+fn at_one_place(first: u8, count: u8) -> Vec<u8> {
+    let mut update = vec![count];
+    for client in (first..first + count).rev() {
+        update.extend([1, client, 0, 4, 1, 1, b't', 1, b'a']);
+    }
+    update.push(0);
+    sync(2, &update)
+}
+
+/// A shard whose engine takes but little work on the core.
+fn rig_for(work: WorkLimits) -> Rig {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    let engine = EngineConfig {
+        work,
+        ..engine_config()
+    };
+    Rig::with_engine(&disk, config(false, limits(), 0, 1), engine)
+}
+
+#[test]
+fn small_updates_that_are_much_work_hold_up_their_room_alone() {
+    let mut rig = rig_for(WorkLimits {
+        core_steps_max: 150,
+        ..WorkLimits::default()
+    });
+    let [a, b] = [(); 2].map(|()| greeted(&mut rig, "room"));
+    let [c, d] = [(); 2].map(|()| greeted(&mut rig, "other"));
+    let base = at_one_place(1, 40);
+    rig.say(a, &[&base]);
+    rig.turn();
+    assert_eq!(rig.data(b), [base], "there was nothing to be passed");
+    let dear = [50, 60, 70, 80].map(|client| at_one_place(client, 2));
+    rig.say(a, &[&dear[0], &dear[1], &dear[2], &dear[3]]);
+    let elsewhere = sync(2, &Replica::new(3).write("elsewhere"));
+    rig.say(c, &[&elsewhere]);
+    rig.turn();
+    assert_eq!(rig.data(d), [elsewhere], "another room does not wait");
+    assert!(rig.data(b).is_empty());
+    // One after the other, in order; nothing is lost of what waits, and it counts once.
+    for dear in &dear {
+        assert_eq!(rig.jobs.len(), 1, "{:?}", rig.jobs);
+        rig.run_jobs();
+        assert_eq!(rig.data(b), [dear.clone()]);
+    }
+    rig.settle();
+    let told = rig.data(a);
+    assert_eq!(told.len(), 5, "their echoes: {told:?}");
+}
+
+thread_local! {
+    /// What the clock shows, and by how much it goes on each time it is read.
+    static CLOCK: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+#[test]
+fn an_update_that_takes_too_long_closes_its_session_alone() {
+    let mut rig = rig_for(WorkLimits {
+        clock: || {
+            let (now, step) = CLOCK.get();
+            CLOCK.set((now + step, step));
+            now
+        },
+        core_steps_max: 150,
+        part_steps_max: 100,
+        ..WorkLimits::default()
+    });
+    let [a, b] = [(); 2].map(|()| greeted(&mut rig, "room"));
+    let base = at_one_place(1, 40);
+    rig.say(a, &[&base]);
+    rig.turn();
+    rig.settle();
+    assert_eq!((rig.data(a), rig.data(b)), (vec![base.clone()], vec![base]));
+    CLOCK.set((0, 60_000_000_000));
+    rig.say(a, &[&at_one_place(50, 20)]);
+    rig.turn();
+    rig.run_jobs();
+    CLOCK.set((0, 0));
+    // What others say meanwhile waits until the room's document has been made again.
+    let next = sync(2, &Replica::new(100).write("next"));
+    rig.say(b, &[&next]);
+    rig.turn();
+    rig.settle();
+    assert_eq!(rig.close_code(a), Some(4413));
+    assert_eq!(rig.close_code(b), None);
+    assert_eq!(rig.stats().refused["work"], 1);
+    let c = rig.open("room");
+    rig.say(c, &[&sync(0, &[0])]);
+    rig.turn();
+    rig.settle();
+    let heard = Replica::new(101);
+    heard.hear(&rig.data(c));
+    assert_eq!(heard.text().len(), 40 + 4, "{}", heard.text());
 }

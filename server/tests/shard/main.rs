@@ -6,6 +6,7 @@ mod floods;
 mod hot;
 mod identity;
 mod joiners;
+mod large;
 mod presence;
 mod rig;
 mod slow;

@@ -113,6 +113,11 @@ impl Rig {
             apart_bytes_min,
             ..engine_config()
         };
+        Self::with_engine(disk, config, engine)
+    }
+
+    /// One with any engine.
+    pub fn with_engine(disk: &Arc<dyn Disk>, config: ShardConfig, engine: EngineConfig) -> Self {
         let (engine, _) = Engine::open(disk, Path::new("/shard"), IDENTITY, engine).unwrap();
         let mut rig = Self {
             shard: Shard::new(config, engine),

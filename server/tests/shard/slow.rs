@@ -310,3 +310,36 @@ fn a_turn_that_is_large_for_all_of_a_room_goes_out_in_parts() {
     let of_others = rig.data(conns[0]);
     assert!(of_others.len() == 15 && said.iter().all(|update| of_others.contains(update)));
 }
+
+#[test]
+fn past_the_bound_of_a_core_those_go_for_whom_most_waits() {
+    let few = SessionLimits {
+        queue_core_bytes_max: 1 << 20,
+        ..limits()
+    };
+    let mut rig = Rig::new(false, few);
+    let conns = crowd(&mut rig, 20);
+    rig.block_with(conns[0], 1 << 10);
+    for &conn in &conns[1..11] {
+        rig.block_with(conn, 100 << 10);
+    }
+    rig.turn();
+    rig.settle();
+    assert_eq!(rig.stats().held_back_bytes, 1001 << 10);
+    assert!(rig.closed.is_empty());
+    rig.block_with(conns[11], 100 << 10);
+    rig.turn();
+    rig.settle();
+    assert!(rig.stats().held_back_bytes <= 896 << 10);
+    assert_eq!(rig.closed.len(), 3, "an eighth is freed");
+    assert!(!rig.closed.contains(&conns[0]), "a little is no harm");
+    // What is taken no longer counts, and neither does who is gone.
+    for &conn in &conns[..12] {
+        if !rig.closed.contains(&conn) {
+            rig.drain(conn);
+        }
+    }
+    rig.turn();
+    assert_eq!(rig.stats().held_back_bytes, 0);
+    assert_eq!(rig.stats().refused["slow_reader"], 3);
+}

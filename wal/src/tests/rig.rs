@@ -125,6 +125,22 @@ impl Rig {
         Ok(appended)
     }
 
+    /// An update in a buffer that was made elsewhere.
+    pub(super) fn append_staged(&mut self, payload: Vec<u8>) -> Result<Appended, AppendError> {
+        self.seq += 1;
+        let room = RoomKey(1 + self.seq % 5);
+        let staged = Staged::new(&payload);
+        let appended = self.log.append_staged(room, self.seq, staged)?;
+        self.appended.push(Item {
+            lsn: appended.lsn,
+            kind: RecordKind::Update,
+            room,
+            room_seq: self.seq,
+            payload,
+        });
+        Ok(appended)
+    }
+
     pub(super) fn append_random(&mut self) {
         let bytes = match self.rng.below(10) {
             0 => self.rng.below(7 * BLOCK_BYTES as u64 - 200),
@@ -138,6 +154,10 @@ impl Rig {
             RecordKind::Update
         };
         // A full log takes nothing, which is no fault here.
+        if kind == RecordKind::Update && self.rng.below(4) == 0 {
+            let _ = self.append_staged(vec![fill; bytes as usize]);
+            return;
+        }
         let _ = self.append(kind, vec![fill; bytes as usize]);
     }
 

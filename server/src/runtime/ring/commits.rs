@@ -10,6 +10,9 @@ use collabblocks_wal::WriteJob;
 use std::io;
 use std::time::Duration;
 
+/// A batch of so many bytes is given to the thread to begin with.
+const LARGE_BATCH_BYTES: usize = 1 << 20;
+
 /// Starts the thread that writes batches of the log.
 pub(super) fn start_log_thread(ports: &Ports) -> io::Result<LogThread> {
     LogThread::start(
@@ -22,12 +25,13 @@ pub(super) fn start_log_thread(ports: &Ports) -> io::Result<LogThread> {
 impl<C: Core> Ring<C> {
     /// Hands a batch to whoever is to write it.
     pub(super) fn write_log(&mut self, job: WriteJob, lazy: bool) -> io::Result<()> {
-        match self.hedge.start(job.segment, self.seat.now) {
+        let large = job.buffer.len() >= LARGE_BATCH_BYTES && self.has_log_thread();
+        match self.hedge.start(job.segment, large, self.seat.now) {
             None => self.log_waits = Some((job, lazy)),
             Some(Writer::Thread) => self
                 .log_thread
                 .as_ref()
-                .expect("it made the ring's write late, or is the only writer")
+                .expect("who is given a batch was started")
                 .send(job),
             Some(Writer::Ring) => {
                 let ended = if lazy && !self.ports.log_lag.is_zero() {
@@ -134,10 +138,26 @@ impl<C: Core> Ring<C> {
         }
     }
 
-    fn give_copy(&mut self) -> io::Result<()> {
+    /// Starts the log's thread, if it is not there.
+    fn has_log_thread(&mut self) -> bool {
+        match self.start_thread() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a large batch of the log cannot be given to a thread");
+                false
+            }
+        }
+    }
+
+    fn start_thread(&mut self) -> io::Result<()> {
         if self.log_thread.is_none() {
             self.log_thread = Some(start_log_thread(&self.ports)?);
         }
+        Ok(())
+    }
+
+    fn give_copy(&mut self) -> io::Result<()> {
+        self.start_thread()?;
         let (copy, file) = self.log.copy()?;
         let thread = self.log_thread.as_ref().expect("it was just started");
         thread.send_copy(copy, file);

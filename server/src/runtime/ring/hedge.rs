@@ -11,6 +11,9 @@
 //!   moved on, and a late write into batches of its next life would destroy them. Those are batches
 //!   for another segment too, so while one is late none is written;
 //! - hence there is one late write at most: for a second one both writers would have to be free.
+//!
+//! A large batch goes to the thread to begin with, if that is free: handing it to the ring takes the core
+//! as long as the kernel takes to find its pages, and a copy for the thread as long as that again.
 
 use crate::shard::Instant;
 use collabblocks_wal::SegmentId;
@@ -70,7 +73,7 @@ impl Hedge {
     }
 
     /// Who is to write a new batch; `None` if it has to wait for the end of a late write.
-    pub fn start(&mut self, segment: SegmentId, now: Instant) -> Option<Writer> {
+    pub fn start(&mut self, segment: SegmentId, large: bool, now: Instant) -> Option<Writer> {
         assert!(
             self.current.is_none(),
             "one batch of the log is under way at a time"
@@ -85,7 +88,7 @@ impl Hedge {
             segment,
         };
         self.current = Some(batch);
-        if self.thread_only || self.ring.is_some() {
+        if self.thread_only || self.ring.is_some() || (large && self.thread.is_none()) {
             assert!(self.thread.is_none(), "only one write is late at a time");
             self.thread = Some(batch);
             return Some(Writer::Thread);
@@ -156,7 +159,7 @@ mod tests {
     /// The ring is slow with a batch, which the thread then has written.
     fn late_on_ring() -> Hedge {
         let mut hedge = Hedge::new(false);
-        assert_eq!(hedge.start(A, NOW), Some(Writer::Ring));
+        assert_eq!(hedge.start(A, false, NOW), Some(Writer::Ring));
         assert_eq!(hedge.due(), Some(LATER));
         hedge.hedged();
         assert_eq!(hedge.due(), None, "once");
@@ -170,7 +173,7 @@ mod tests {
     fn a_batch_that_ends_in_time_is_the_ring_s_alone() {
         let mut hedge = Hedge::new(false);
         for segment in [A, A, B] {
-            assert_eq!(hedge.start(segment, NOW), Some(Writer::Ring));
+            assert_eq!(hedge.start(segment, false, NOW), Some(Writer::Ring));
             assert_eq!(hedge.ended(Writer::Ring), Ended::First);
             assert_eq!((hedge.due(), hedge.is_late()), (None, false));
         }
@@ -180,25 +183,25 @@ mod tests {
     fn while_the_ring_is_late_batches_go_to_the_thread() {
         let mut hedge = late_on_ring();
         for _ in 0..3 {
-            assert_eq!(hedge.start(A, NOW), Some(Writer::Thread));
+            assert_eq!(hedge.start(A, false, NOW), Some(Writer::Thread));
             assert_eq!(hedge.due(), None, "there is no third writer");
             assert_eq!(hedge.ended(Writer::Thread), Ended::First);
         }
-        assert_eq!(hedge.start(A, NOW), Some(Writer::Thread));
+        assert_eq!(hedge.start(A, false, NOW), Some(Writer::Thread));
         assert_eq!(hedge.ended(Writer::Ring), Ended::Late);
         assert!(!hedge.is_late(), "what the thread has is under way");
         assert_eq!(hedge.ended(Writer::Thread), Ended::First);
-        assert_eq!(hedge.start(A, NOW), Some(Writer::Ring));
+        assert_eq!(hedge.start(A, false, NOW), Some(Writer::Ring));
     }
 
     #[test]
     fn while_the_thread_is_late_batches_go_to_the_ring_and_are_not_hedged() {
         let mut hedge = Hedge::new(false);
-        hedge.start(A, NOW);
+        hedge.start(A, false, NOW);
         hedge.hedged();
         assert_eq!(hedge.ended(Writer::Ring), Ended::First);
         assert!(hedge.is_late());
-        assert_eq!(hedge.start(A, NOW), Some(Writer::Ring));
+        assert_eq!(hedge.start(A, false, NOW), Some(Writer::Ring));
         assert_eq!(hedge.due(), None, "the thread is taken");
         assert_eq!(hedge.ended(Writer::Thread), Ended::Late);
         assert_eq!(hedge.due(), Some(LATER), "the thread is free");
@@ -208,7 +211,7 @@ mod tests {
     fn another_segment_waits_for_the_late_write() {
         for late in [Writer::Ring, Writer::Thread] {
             let mut hedge = Hedge::new(false);
-            hedge.start(A, NOW);
+            hedge.start(A, false, NOW);
             hedge.hedged();
             let first = if late == Writer::Ring {
                 Writer::Thread
@@ -216,26 +219,41 @@ mod tests {
                 Writer::Ring
             };
             hedge.ended(first);
-            assert_eq!(hedge.start(B, NOW), None);
-            assert_eq!(hedge.start(B, NOW), None, "nothing was begun");
+            assert_eq!(hedge.start(B, false, NOW), None);
+            assert_eq!(hedge.start(B, false, NOW), None, "nothing was begun");
             assert_eq!(hedge.ended(late), Ended::Late);
-            assert_eq!(hedge.start(B, NOW), Some(Writer::Ring));
+            assert_eq!(hedge.start(B, false, NOW), Some(Writer::Ring));
         }
     }
 
     #[test]
     fn a_thread_that_cannot_be_asked_is_asked_again() {
         let mut hedge = Hedge::new(false);
-        hedge.start(A, NOW);
+        hedge.start(A, false, NOW);
         hedge.postpone(LATER);
         assert_eq!(hedge.due(), Some(Instant(LATER.0 + HEDGE_AFTER_NS)));
+    }
+
+    #[test]
+    fn a_large_batch_is_the_thread_s_if_that_is_free() {
+        let mut hedge = Hedge::new(false);
+        assert_eq!(hedge.start(A, true, NOW), Some(Writer::Thread));
+        assert_eq!(hedge.due(), None, "the thread has it");
+        assert_eq!(hedge.ended(Writer::Thread), Ended::First);
+        assert_eq!(hedge.start(A, false, NOW), Some(Writer::Ring));
+        hedge.hedged();
+        assert_eq!(hedge.ended(Writer::Ring), Ended::First);
+        assert_eq!(hedge.start(A, true, NOW), Some(Writer::Ring));
+        assert_eq!(hedge.ended(Writer::Thread), Ended::Late);
+        assert_eq!(hedge.ended(Writer::Ring), Ended::First);
+        assert_eq!(hedge.start(B, true, NOW), Some(Writer::Thread));
     }
 
     #[test]
     fn with_the_thread_alone_nothing_is_hedged() {
         let mut hedge = Hedge::new(true);
         for segment in [A, B] {
-            assert_eq!(hedge.start(segment, NOW), Some(Writer::Thread));
+            assert_eq!(hedge.start(segment, false, NOW), Some(Writer::Thread));
             assert_eq!(hedge.due(), None);
             assert_eq!(hedge.ended(Writer::Thread), Ended::First);
         }
@@ -254,9 +272,9 @@ mod tests {
         });
         fails(&mut late_on_ring(), Hedge::hedged);
         let mut busy = Hedge::new(false);
-        busy.start(A, NOW);
+        busy.start(A, false, NOW);
         fails(&mut busy, |hedge| {
-            hedge.start(A, NOW);
+            hedge.start(A, false, NOW);
         });
     }
 
@@ -300,7 +318,7 @@ mod tests {
             if under_way.is_none() {
                 for segment in [A, B] {
                     let mut next = copy();
-                    if next.start(segment, NOW).is_some() {
+                    if next.start(segment, false, NOW).is_some() {
                         go(&next, Some(segment), depth - 1, seen);
                     }
                 }
