@@ -117,10 +117,16 @@ impl Engine {
         self.state_bytes_max(room) >= self.config.apart_bytes_min.saturating_mul(4)
     }
 
-    /// Whether a job has the room's document. [`Notice::RoomReady`] is told when it is back.
+    /// Whether a job has the room's document, or makes it again. [`Notice::RoomReady`] is told when it
+    /// is back.
     pub fn is_apart(&self, room: RoomId) -> bool {
         let room = self.rooms.get(room);
-        room.is_some_and(|room| matches!(room.doc, DocState::Apart { .. }))
+        room.is_some_and(|room| {
+            matches!(
+                room.doc,
+                DocState::Apart { .. } | DocState::Quarantined { rebuilding: true }
+            )
+        })
     }
 
     /// As [`Engine::apply`], by a job: [`Notice::Applied`] says how it went. Until then the room is
