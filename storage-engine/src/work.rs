@@ -51,10 +51,15 @@ impl Default for WorkLimits {
 }
 
 /// Work on one document.
-#[derive(Default)]
 pub(crate) struct Effort {
     /// None for what was logged: it is applied however long it takes.
     limits: Option<WorkLimits>,
+    /// As the limits have it, or without bound.
+    core_steps_max: usize,
+    /// Up to so many items no update is cut into smaller parts than usual.
+    whole_items_max: usize,
+    /// Up to so many steps the clock is not read.
+    untimed_steps: usize,
     /// Items of the document, at most.
     items: usize,
     /// What they were when they were last counted.
@@ -63,10 +68,27 @@ pub(crate) struct Effort {
     apart: u32,
 }
 
+impl Default for Effort {
+    fn default() -> Self {
+        Self {
+            limits: None,
+            core_steps_max: usize::MAX,
+            whole_items_max: usize::MAX,
+            untimed_steps: usize::MAX,
+            items: 0,
+            counted: 0,
+            apart: 0,
+        }
+    }
+}
+
 impl Effort {
     #[inline]
     pub(crate) fn bound(&mut self, limits: &WorkLimits) {
         if self.limits.is_none() {
+            self.core_steps_max = limits.core_steps_max;
+            self.whole_items_max = limits.part_steps_max / STRUCTS_AT_ONCE;
+            self.untimed_steps = TIMED_STEPS_MIN.min(limits.core_steps_max / 2);
             self.limits = Some(*limits);
         }
     }
@@ -74,8 +96,7 @@ impl Effort {
     /// Whether so many structs to be placed are more than the core takes.
     #[inline]
     pub(crate) fn is_much(&self, placed: usize) -> bool {
-        let limits = self.limits.as_ref();
-        limits.is_some_and(|limits| self.steps(placed) > limits.core_steps_max)
+        self.steps(placed) > self.core_steps_max
     }
 
     #[inline]
@@ -100,22 +121,20 @@ impl Effort {
     /// Structs that may be given to the library at once, if so many went before them.
     #[inline]
     pub(crate) fn structs_at_once(&self, before: usize) -> usize {
-        let Some(limits) = &self.limits else {
-            return STRUCTS_AT_ONCE;
-        };
         let items = self.items + before;
-        if items <= limits.part_steps_max / STRUCTS_AT_ONCE {
-            return STRUCTS_AT_ONCE;
+        match &self.limits {
+            Some(limits) if items > self.whole_items_max => (limits.part_steps_max / items).max(1),
+            _ => STRUCTS_AT_ONCE,
         }
-        (limits.part_steps_max / items).max(1)
     }
 
     /// Begins to time the placing of so many structs, if it may take long.
     #[inline]
     pub(crate) fn begin(&self, placed: usize) -> Option<Nanos> {
-        let limits = self.limits.as_ref()?;
-        let untimed = TIMED_STEPS_MIN.min(limits.core_steps_max / 2);
-        (self.steps(placed.max(1)) > untimed).then(|| (limits.clock)())
+        if self.steps(placed.max(1)) <= self.untimed_steps {
+            return None;
+        }
+        self.begin_parts()
     }
 
     /// The placing of so many structs has ended.
