@@ -36,6 +36,7 @@ fn reason(refusal: &Refusal) -> &'static str {
         Refusal::Gap => "gap",
         Refusal::Rejected(_) => "rejected",
         Refusal::Unavailable(_) => "unavailable",
+        Refusal::TooSlow => "too slow",
     }
 }
 
