@@ -86,11 +86,17 @@ impl Effort {
     #[inline]
     pub(crate) fn bound(&mut self, limits: &WorkLimits) {
         if self.limits.is_none() {
-            self.core_steps_max = limits.core_steps_max;
-            self.whole_items_max = limits.part_steps_max / STRUCTS_AT_ONCE;
-            self.untimed_steps = TIMED_STEPS_MIN.min(limits.core_steps_max / 2);
-            self.limits = Some(*limits);
+            self.set_bounds(limits);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn set_bounds(&mut self, limits: &WorkLimits) {
+        self.core_steps_max = limits.core_steps_max;
+        self.whole_items_max = limits.part_steps_max / STRUCTS_AT_ONCE;
+        self.untimed_steps = TIMED_STEPS_MIN.min(limits.core_steps_max / 2);
+        self.limits = Some(*limits);
     }
 
     /// Whether so many structs to be placed are more than the core takes.
@@ -140,7 +146,15 @@ impl Effort {
     /// The placing of so many structs has ended.
     #[inline]
     pub(crate) fn end(&mut self, begun: Option<Nanos>, structs: usize) {
-        if let (Some(begun), Some(limits)) = (begun, &self.limits) {
+        if let Some(begun) = begun {
+            self.end_timed(begun, structs);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_timed(&mut self, begun: Nanos, structs: usize) {
+        if let Some(limits) = &self.limits {
             let took = (limits.clock)().saturating_sub(begun);
             let slow = u128::from(took) >= limits.slow_after.as_nanos();
             if slow && took >= STRUCT_NANOS_SLOW.saturating_mul(structs as u64) {
@@ -150,6 +164,8 @@ impl Effort {
     }
 
     /// Begins an update that is applied in parts.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn begin_parts(&self) -> Option<Nanos> {
         self.limits.as_ref().map(|limits| (limits.clock)())
     }
@@ -190,6 +206,8 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    #[cold]
+    #[inline(never)]
     pub(crate) fn of(update: &[u8], limits: &Limits) -> Result<Self, Refusal> {
         let mut count = Self::default();
         walk(update, limits, &mut count)?;
