@@ -2,7 +2,7 @@
 // is printed. That other rooms do not wait is tested where time stands still: server/tests/shard/apart.rs. With COLLABBLOCKS_LONG=1 larger ones, too.
 // What takes longer than it may ends the process, and its room is in quarantine.
 import assert from 'node:assert/strict'
-import { readFile, rm } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { describe, test } from 'node:test'
 import * as Y from 'yjs'
 import { snapshot } from './lib/ledger.mjs'
@@ -39,6 +39,11 @@ async function opened(server) {
   await until('the large room to be synced', () => client.caughtUp || client.closed, SYNCED_MS_MAX)
   assert.equal(client.closed, null)
   return client
+}
+
+const peakRss = async (server) => {
+  const status = await readFile(`/proc/${server.pid}/status`, 'utf8')
+  return Number(status.match(/^VmHWM:\s+(\d+) kB/m)[1]) * 1024
 }
 
 const longestMs = async (server) => ((await metric(server, 'collabblocks_turn_seconds_max')) * 1000).toFixed(1)
@@ -86,6 +91,33 @@ describe('large work on a document', { skip: OURS_ONLY }, () => {
       await assertHealthy(server)
     })
   }
+
+  test('many who have stopped reading cost no more memory than one', { timeout: 180_000 }, async (t) => {
+    const STALLED = 60
+    const BYTES = 10e6
+    const server = await startServer({ cores: 1 })
+    t.after(() => server.stop())
+    const author = await opened(server)
+    const reader = await opened(server)
+    const stalled = []
+    for (let i = 0; i < STALLED; i++) stalled.push(await opened(server))
+    for (const { socket } of stalled) socket.pause()
+    // From here on the peak is that of the update.
+    await writeFile(`/proc/${server.pid}/clear_refs`, '5')
+    const before = await peakRss(server)
+    Y.applyUpdate(author.doc, text(BYTES))
+    await until('the update to be acknowledged', () => author.durable || author.closed, SYNCED_MS_MAX)
+    const same = (client) => client.doc.getText('t').length === BYTES
+    await until('the reader to have it', () => same(reader), SYNCED_MS_MAX)
+    const grown = (await peakRss(server)) - before
+    t.diagnostic(`${STALLED} stalled, ${BYTES / 1e6} MB: ${(grown / 1e6).toFixed(0)} MB more at the peak`)
+    // The update, the document, a job's and the log's copies, and slices on their way.
+    assert.ok(grown < 8 * BYTES + STALLED * 256 * 1024, `${grown} bytes more`)
+    stalled[0].socket.resume()
+    await until('one that reads again to have it', () => same(stalled[0]), SYNCED_MS_MAX)
+    for (const client of [author, reader, ...stalled]) client.destroy()
+    await assertHealthy(server)
+  })
 
   test('large work that does not come back in time', { timeout: 180_000 }, async (t) => {
     // Nothing is known that never comes back. This takes some hundred milliseconds at least, and may take fewer.
