@@ -216,7 +216,9 @@ fn whoever_watches_a_job_is_told_of_its_work_on_documents() {
     let mut client = Client::new(1);
     let id = host.attach("a");
     let update = client.edit(&mut rng(seed(1)), 600);
-    host.engine.apply_apart(id, update.as_slice().into(), false).unwrap();
+    host.engine
+        .apply_apart(id, update.as_slice().into(), false)
+        .unwrap();
     host.poll();
     assert_eq!(run(&mut host), [pair("apart", "a")].into());
     host.engine.diff_apart(id, &[0], 100).unwrap();
